@@ -1,0 +1,28 @@
+"""Panacea for PEFT: one adapter, every trade-off between the objectives it was trained on.
+
+Importing this package registers the method with PEFT, which `PeftModel.from_pretrained` needs to read a Panacea
+adapter.
+"""
+
+from . import _registration  # noqa: F401  (registers the method, before the names below are used)
+from .tuner import (
+    PanaceaConfig,
+    PanaceaLayer,
+    PanaceaLinear,
+    PanaceaModel,
+    get_preference,
+    preference,
+    set_preference,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PanaceaConfig",
+    "PanaceaLayer",
+    "PanaceaLinear",
+    "PanaceaModel",
+    "get_preference",
+    "preference",
+    "set_preference",
+]

@@ -1,0 +1,21 @@
+"""The PEFT tuner. Knows torch, transformers' Conv1D and PEFT, and nothing else of this package."""
+
+from .config import PanaceaConfig
+from .layer import PanaceaLayer, PanaceaLinear
+from .model import PanaceaModel
+from .preference import PreferenceState, parse_preference
+from .steering import get_preference, preference, set_preference
+from .svd import PanaceaSVD
+
+__all__ = [
+    "PanaceaConfig",
+    "PanaceaLayer",
+    "PanaceaLinear",
+    "PanaceaModel",
+    "PanaceaSVD",
+    "PreferenceState",
+    "get_preference",
+    "parse_preference",
+    "preference",
+    "set_preference",
+]

@@ -1,0 +1,174 @@
+"""What a Panacea adapter is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from peft.config import PeftConfig
+from peft.utils import PeftType
+
+from .preference import parse_preference
+
+
+@dataclass
+class PanaceaConfig(PeftConfig):
+    """
+    Configuration of a [`PanaceaModel`]: `W(p) = W0 + c · U diag(sigma, scale · p) Vᵀ` on every targeted layer.
+
+    Args:
+        objectives (`int` or `list[str]`):
+            The names of the objectives, in the order in which a preference lists them, or their number, which names
+            them `objective_0`, `objective_1`, …
+        r (`int`):
+            The number of singular directions that all objectives share; 0 for none.
+        preference_rank (`int`):
+            The number of singular directions that each objective owns; 1 in the paper.
+        default_preference (`list[float]`, *optional*):
+            The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
+            `set_preference`. Uniform if unset.
+        scaling (`float`, *optional*):
+            A factor on the update of every layer, part of the constant c. 1 if unset.
+        init_weights (`bool` or `"paper"`):
+            `True` (default): U and V ~ N(0, 0.02²), sigma = scale = 0, so the update is 0 for every preference, and
+            c = 2500 · scaling / √in_features, which makes one learning rate fit layers of every width.
+            `"paper"`: the same with the paper's constant, c = 64 · scaling. `False`: sigma and scale are random as
+            well, so that the update is not 0; for tests.
+        target_modules (`str` or `list[str]`, *optional*):
+            The layers to adapt: names or name endings, or a regular expression if a string. `"all-linear"`, every
+            linear layer but the output layer, as in the paper, is the default on transformers models.
+        exclude_modules (`str` or `list[str]`, *optional*):
+            The layers not to adapt, named like `target_modules`.
+        layers_to_transform (`int` or `list[int]`, *optional*):
+            The indices of the blocks to adapt; not with a regular expression in `target_modules`.
+        layers_pattern (`str` or `list[str]`, *optional*):
+            The name of the `nn.ModuleList` that `layers_to_transform` counts in, such as `"layers"` or `"h"`.
+        rank_pattern (`dict[str, int]`):
+            Values of `r` for layers whose name matches a key.
+        panacea_dropout (`float`):
+            The probability, from 0 to below 1, with which entries of the adapter's input are dropped in training.
+        bias (`"none"`, `"all"` or `"panacea_only"`):
+            The biases of the base model to train as well. Unless `"none"`, disabling the adapter does not give back
+            the base model.
+        modules_to_save (`list[str]`, *optional*):
+            Modules to train and save in full next to the adapter, such as a classification head.
+        trainable_token_indices (`list[int]` or `dict[str, list[int]]`, *optional*):
+            Rows of the embedding, or of the named layers, to train next to the adapter.
+    """
+
+    objectives: int | list[str] = field(default=2, metadata={"help": "The names of the objectives, or their number."})
+    r: int = field(default=8, metadata={"help": "The number of singular directions shared by all objectives."})
+    preference_rank: int = field(
+        default=1, metadata={"help": "The number of singular directions owned by each objective."}
+    )
+    default_preference: list[float] | None = field(
+        default=None, metadata={"help": "The preference of a fresh or freshly loaded model; uniform if unset."}
+    )
+    scaling: float = field(default=1.0, metadata={"help": "A factor on the update of every layer."})
+    init_weights: bool | Literal["paper"] = field(
+        default=True,
+        metadata={"help": "True: no update at first, width-aware constant. 'paper': its constant. False: random."},
+    )
+    target_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "The layers to adapt; 'all-linear' on transformers models if unset."}
+    )
+    exclude_modules: list[str] | set[str] | str | None = field(
+        default=None, metadata={"help": "The layers not to adapt."}
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "The indices of the blocks to adapt."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None, metadata={"help": "The name of the nn.ModuleList that `layers_to_transform` counts in."}
+    )
+    rank_pattern: dict[str, int] | None = field(
+        default_factory=dict, metadata={"help": "Values of `r` for layers whose name matches a key."}
+    )
+    panacea_dropout: float = field(default=0.0, metadata={"help": "Dropout of the adapter's input in training."})
+    bias: Literal["none", "all", "panacea_only"] = field(
+        default="none", metadata={"help": "The biases of the base model to train: 'none', 'all' or 'panacea_only'."}
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules to train and save in full next to the adapter."}
+    )
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = field(
+        default=None, metadata={"help": "Rows of the embedding, or of the named layers, to train."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.PANACEA
+        self.objectives = _checked_objectives(self.objectives)
+        if self.default_preference is not None:
+            self.default_preference = _checked_default(self.default_preference, self.objective_names)
+        _check_integer("r", self.r, minimum=0)
+        _check_integer("preference_rank", self.preference_rank, minimum=1)
+        self.rank_pattern = self.rank_pattern or {}
+        for pattern, r in self.rank_pattern.items():
+            _check_integer(f"rank_pattern[{pattern!r}]", r, minimum=0)
+        if not 0 <= self.panacea_dropout < 1:
+            raise ValueError(f"`panacea_dropout` must be at least 0 and below 1, but got {self.panacea_dropout}.")
+        if isinstance(self.scaling, bool) or not isinstance(self.scaling, int | float) or not self.scaling > 0:
+            raise ValueError(f"`scaling` must be a positive number, but got {self.scaling!r}.")
+        if self.init_weights not in (True, False, "paper"):
+            raise ValueError(f"`init_weights` must be True, False or 'paper', but got {self.init_weights!r}.")
+        if self.bias not in ("none", "all", "panacea_only"):
+            raise ValueError(f"`bias` must be 'none', 'all' or 'panacea_only', but got {self.bias!r}.")
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+        if isinstance(self.exclude_modules, list):
+            self.exclude_modules = set(self.exclude_modules)
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("`layers_to_transform` cannot be used when `target_modules` is a str.")
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("When `layers_pattern` is specified, `layers_to_transform` must also be specified.")
+
+    @property
+    def objective_names(self) -> list[str]:
+        """The m objective names, in order."""
+        if isinstance(self.objectives, int):
+            return [f"objective_{i}" for i in range(self.objectives)]
+        return self.objectives
+
+    @property
+    def initial_preference(self) -> list[float]:
+        """`default_preference` in the order of the objectives, uniform if unset."""
+        m = len(self.objective_names)
+        return self.default_preference or [1 / m] * m
+
+    def factor(self, in_features: int) -> float:
+        """The constant c of a layer: with the default init, sigma = 1 adds the input's magnitude to the output."""
+        if self.init_weights == "paper":
+            return 64.0 * self.scaling
+        return self.scaling / (0.02 * 0.02 * math.sqrt(in_features))
+
+    def initial_std(self) -> dict[str, float]:
+        """Standard deviations of the initial U, V and of sigma and scale."""
+        return {"std_u": 0.02, "std_v": 0.02, "std_gain": 0.0 if self.init_weights else 0.3}
+
+
+def _check_integer(name: str, value: Any, minimum: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}, but got {value!r}.")
+
+
+def _checked_objectives(objectives: Any) -> int | list[str]:
+    if isinstance(objectives, int) and not isinstance(objectives, bool):
+        _check_integer("objectives", objectives, minimum=1)
+        return objectives
+    if not isinstance(objectives, list | tuple):
+        raise TypeError(f"`objectives` must be a list of names or their number, but got {objectives!r}.")
+    names = list(objectives)
+    if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
+        raise ValueError(f"`objectives` must be at least one non-empty name, each only once, but got {names!r}.")
+    return names
+
+
+def _checked_default(preference: Any, objectives: list[str]) -> list[float]:
+    parsed = parse_preference(preference, objectives)
+    if parsed.ndim != 1:
+        raise ValueError(f"`default_preference` must be one preference, but got {parsed.shape[0]} rows.")
+    values = [preference[name] for name in objectives] if isinstance(preference, Mapping) else preference
+    return [float(value) for value in values]

@@ -1,0 +1,139 @@
+"""The tuner: which layers are adapted, and how a preference travels with one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils.other import get_pattern_key
+from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from . import steering
+from .checkpointing import preserve_preference_under_checkpointing, stop_preserving_preference
+from .config import PanaceaConfig
+from .layer import PanaceaLayer, PanaceaLinear
+from .preference import Preferences, PreferenceState
+
+
+class PanaceaModel(BaseTuner):
+    """
+    Adapts a model so that a preference over several objectives steers it at run time.
+
+    The method is described in Zhong et al., "Panacea: Pareto Alignment via Preference Adaptation for LLMs"
+    (arXiv 2402.02030), section 4.
+
+    Args:
+        model ([`torch.nn.Module`]): The model to adapt.
+        config ([`PanaceaConfig`]): The configuration of the adapter.
+        adapter_name (`str`): The name of the adapter.
+
+    **Attributes**:
+        - **model** ([`torch.nn.Module`]) -- The adapted model.
+        - **peft_config** (`dict[str, PanaceaConfig]`) -- The configuration of every adapter.
+    """
+
+    prefix: str = "panacea_"
+    tuner_layer_cls = PanaceaLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def _pre_injection_hook(self, model: nn.Module, config: PanaceaConfig, adapter_name: str) -> None:
+        layer = steering.find_layer(model)
+        self.preference_state = PreferenceState() if layer is None else layer.preference_state
+        preserve_preference_under_checkpointing(model, self.preference_state)
+
+    def _prepare_adapter_config(self, peft_config: PanaceaConfig, model_config: dict[str, Any]) -> PanaceaConfig:
+        if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
+            peft_config.target_modules = "all-linear"
+        return super()._prepare_adapter_config(peft_config, model_config)
+
+    def _create_and_replace(
+        self,
+        peft_config: PanaceaConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        rank_pattern = peft_config.rank_pattern or {}
+        r = rank_pattern.get(get_pattern_key(rank_pattern, current_key), peft_config.r)
+        if isinstance(target, PanaceaLinear):
+            target.update_layer(adapter_name, peft_config, r)
+            return
+        quantization_kwargs = get_quantization_kwargs(self.model)
+        base_layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        backend = resolve_quantization_backend(base_layer, **quantization_kwargs)
+        if not (isinstance(base_layer, nn.Linear | Conv1D) or (backend and backend.layer_type == "linear")):
+            raise TypeError(
+                "`target_modules` must name `torch.nn.Linear` layers, also quantised, or transformers' `Conv1D`, "
+                f"but {current_key!r} is a {type(base_layer).__name__}."
+            )
+        layer = PanaceaLinear(target, adapter_name, peft_config, r, self.preference_state, **quantization_kwargs)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        stop_preserving_preference(model)
+        return model
+
+    def set_preference(
+        self, preference: Preferences, adapter_name: str | list[str] | None = None, *, extrapolate: bool = False
+    ) -> None:
+        """See [`peft_panacea.set_preference`]."""
+        steering.set_preference(self, preference, adapter_name, extrapolate=extrapolate)
+
+    def get_preference(self, adapter_name: str | None = None) -> Tensor:
+        """See [`peft_panacea.get_preference`]."""
+        return steering.get_preference(self, adapter_name)
+
+    def preference(
+        self, preference: Preferences, adapter_name: str | list[str] | None = None, *, extrapolate: bool = False
+    ) -> AbstractContextManager[None]:
+        """See [`peft_panacea.preference`]."""
+        return steering.preference(self, preference, adapter_name, extrapolate=extrapolate)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """What `PeftModel` wraps around every forward and generate: here the `preference` keyword takes effect."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(
+                "`adapter_names` must not be given: Panacea has no batches of mixed adapters. Give every row its own "
+                "preference instead, `preference=[...]` with one entry per row."
+            )
+        preference = kwargs.get("preference")
+        active = [name for name in self.active_adapters if name in self.preference_state.objectives]
+        steered = nullcontext() if preference is None else self.preference(preference, active)
+        with steered, self._rows_follow_the_batch():
+            yield
+
+    @contextmanager
+    def _rows_follow_the_batch(self) -> Iterator[None]:
+        """Repeat per-row preferences where `generate` repeats the rows, for beams and `num_return_sequences`."""
+        can_generate = hasattr(self.model, "_expand_inputs_for_generation")
+        if torch.compiler.is_compiling() or not can_generate or not self.preference_state.per_row:
+            yield
+            return
+        state, expand = self.preference_state, self.model._expand_inputs_for_generation
+        before = state.snapshot()
+
+        def expand_with_preference(expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+            state.repeat_rows(expand_size)
+            return expand(expand_size, *args, **kwargs)
+
+        # An instance attribute for the length of the call: transformers alone knows the factor and the moment, which
+        # differ between decoding methods and between encoder and decoder.
+        self.model._expand_inputs_for_generation = expand_with_preference
+        try:
+            yield
+        finally:
+            del self.model._expand_inputs_for_generation
+            state.restore(before)

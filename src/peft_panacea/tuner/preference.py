@@ -1,0 +1,174 @@
+"""A preference: how it is validated, and the one place where the current one lives."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CPU = torch.device("cpu")
+
+SUM_TOLERANCE = 1e-4
+"""How far from 1 the entries of a preference may sum: room for half-precision input, not for a wrong preference."""
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+ROUNDING = 1e-8
+"""How far below 0 an entry may lie and still count as 0: ``1 - 0.9 - 0.1`` is -2.8e-17 in float64."""
+
+Preference: TypeAlias = "Sequence[float] | Mapping[str, float] | np.ndarray | Tensor"
+"""One preference: m numbers in the order of the objectives, or one number for every objective name."""
+
+Preferences: TypeAlias = "Preference | Sequence[Preference]"
+"""One preference for the whole batch, or B of them (also as a [B, m] array or tensor), one for every row."""
+
+
+def parse_preference(preference: Preferences, objectives: Sequence[str], *, extrapolate: bool = False) -> Tensor:
+    """Validate `preference` and return it as a float32 CPU tensor.
+
+    Args:
+        preference: One preference, or one for every row of a batch.
+        objectives: The m objective names, in the order of the entries.
+        extrapolate: Accept any finite numbers, also outside the simplex.
+
+    Returns:
+        A new tensor of shape [m], or [B, m] for B rows, without gradient.
+
+    Raises:
+        TypeError: `preference` is not made of real numbers.
+        ValueError: wrong length, unknown or missing names, NaN or infinity, and, unless `extrapolate`, an entry
+            below 0 (by more than `ROUNDING`) or a sum that differs from 1 by more than `SUM_TOLERANCE`.
+    """
+    if isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
+        rows = [_numbers(row, objectives, f"`preference` row {i}") for i, row in enumerate(preference)]
+        for i, row in enumerate(rows):
+            if row.ndim != 1:
+                raise ValueError(
+                    f"`preference` row {i} must be one preference with {len(objectives)} entries, "
+                    f"but got shape {tuple(row.shape)}."
+                )
+            _check(row[None], objectives, extrapolate, first_row=i)
+        values = np.stack(rows)
+    else:
+        values = _numbers(preference, objectives, "`preference`")
+        rows_or_one = values if values.ndim == 2 else values[None]
+        if rows_or_one.ndim != 2 or rows_or_one.shape[0] == 0:
+            m = len(objectives)
+            raise ValueError(f"`preference` must have shape ({m},) or (B, {m}), but got {tuple(values.shape)}.")
+        _check(rows_or_one, objectives, extrapolate, first_row=0 if values.ndim == 2 else None)
+    if not extrapolate:
+        values = values.clip(min=0.0)
+    return torch.tensor(values, dtype=torch.float32, device="cpu")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim == 0
+    return isinstance(value, numbers.Real)
+
+
+def _numbers(value: Any, objectives: Sequence[str], what: str) -> np.ndarray:
+    """Turn a mapping, sequence, array or tensor of real numbers into a float64 array."""
+    if isinstance(value, Mapping):
+        if set(value) != set(objectives):
+            raise ValueError(f"{what} must name exactly the objectives {list(objectives)}, but got {list(value)}.")
+        value = [value[name] for name in objectives]
+    if isinstance(value, Tensor):
+        if value.is_complex() or value.dtype == torch.bool or value.is_meta:
+            raise TypeError(f"{what} must hold real numbers, but got a tensor of {value.dtype} on {value.device}.")
+        return value.detach().to("cpu", torch.float64).numpy()
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "fiu":
+            raise TypeError(f"{what} must hold real numbers, but got an array of {value.dtype}.")
+        return value.astype(np.float64)
+    if not isinstance(value, list | tuple):
+        raise TypeError(
+            f"{what} must be a list, tuple, array, tensor or mapping of numbers, but got {type(value).__name__}."
+        )
+    return np.array([_number(entry, what) for entry in value], dtype=np.float64)
+
+
+def _number(entry: Any, what: str) -> float:
+    scalar = entry.item() if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 0 else entry
+    if isinstance(scalar, bool | np.bool_) or not isinstance(scalar, numbers.Real):
+        raise TypeError(f"{what} must hold real numbers, but got {entry!r}.")
+    try:
+        return float(scalar)
+    except OverflowError:
+        return math.inf
+
+
+def _check(rows: np.ndarray, objectives: Sequence[str], extrapolate: bool, first_row: int | None) -> None:
+    """Check a [B, m] array; `first_row` numbers the rows in the message, None means that there is only one."""
+    m = len(objectives)
+    rule = "be finite" if extrapolate else "sum to 1"
+    kind = "entries" if extrapolate else "non-negative entries"
+    for i, row in enumerate(rows):
+        on_simplex = (row >= -ROUNDING).all() and abs(row.sum() - 1.0) <= SUM_TOLERANCE
+        if row.size != m or not (np.abs(row) <= _FLOAT32_MAX).all() or not (extrapolate or on_simplex):
+            what = "`preference`" if first_row is None else f"`preference` row {first_row + i}"
+            found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if row.size > 12 else "")
+            raise ValueError(
+                f"{what} must have {m} {kind} that {rule}, for {', '.join(objectives)}, but got [{found}]"
+                + (f" ({row.size} entries)." if row.size != m else f" (sum {row.sum():.6g}).")
+            )
+
+
+class PreferenceState:
+    """The current preference of every adapter of one model, shared by reference by all of the model's layers.
+
+    It is neither a parameter nor a buffer: DDP would broadcast a buffer from rank 0, `.to(bfloat16)` would round it.
+    A change replaces the tensor and never writes into it, so a graph that used the old one stays valid.
+    """
+
+    def __init__(self) -> None:
+        self.objectives: dict[str, tuple[str, ...]] = {}
+        self._current: dict[str, dict[torch.device, Tensor]] = {}
+
+    def add(self, adapter_name: str, objectives: Sequence[str], default: Tensor) -> None:
+        """Register an adapter, with `default` ([m]) as its current preference."""
+        self.objectives[adapter_name] = tuple(objectives)
+        self._current[adapter_name] = {default.device: default}
+
+    def remove(self, adapter_name: str) -> None:
+        """Forget an adapter; do nothing if it is not known."""
+        self.objectives.pop(adapter_name, None)
+        self._current.pop(adapter_name, None)
+
+    def get(self, adapter_name: str, device: torch.device = CPU) -> Tensor:
+        """The adapter's current preference, [m] or [B, m], float32 on `device`, copied there once per change."""
+        on_device = self._current[adapter_name]
+        if device not in on_device:
+            on_device[device] = next(iter(on_device.values())).to(device)
+        return on_device[device]
+
+    def set(self, preferences: Mapping[str, Tensor]) -> None:
+        """Replace the preferences of the named adapters, on every device on which they were used before."""
+        for adapter_name, preference in preferences.items():
+            devices = self._current[adapter_name]
+            self._current[adapter_name] = {device: preference.to(device) for device in devices}
+
+    def snapshot(self) -> dict[str, dict[torch.device, Tensor]]:
+        """The current preference of every adapter, for `restore`."""
+        return dict(self._current)
+
+    def restore(self, snapshot: dict[str, dict[torch.device, Tensor]]) -> None:
+        """Take back a snapshot, for the adapters that are still there."""
+        self._current.update({name: value for name, value in snapshot.items() if name in self._current})
+
+    def repeat_rows(self, repeats: int) -> None:
+        """Repeat every per-row preference as `generate` repeats the rows: each row `repeats` times in a run."""
+        for adapter_name in self._current:
+            rows = self.get(adapter_name)
+            if rows.ndim == 2:
+                self.set({adapter_name: rows.repeat_interleave(repeats, dim=0)})
+
+    @property
+    def per_row(self) -> bool:
+        """Whether some adapter has a preference for every row of the batch."""
+        return any(next(iter(on_device.values())).ndim == 2 for on_device in self._current.values())

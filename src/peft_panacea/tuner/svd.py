@@ -1,0 +1,122 @@
+"""The mathematics of one adapted layer: ΔW(p) = c · U diag(sigma, scale · p) Vᵀ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def gain(sigma: Tensor | None, scale: Tensor, preference: Tensor, preference_rank: int) -> Tensor:
+    """The singular values (sigma, scale · p), the entries of p repeated `preference_rank` times.
+
+    Args:
+        sigma: [r], or None if r = 0.
+        scale: [1].
+        preference: [..., m].
+        preference_rank: Singular directions per objective, R.
+
+    Returns:
+        [..., r + m·R]; objective i owns the entries r + i·R to r + (i + 1)·R.
+    """
+    steered = scale * preference
+    if preference_rank > 1:
+        steered = steered.repeat_interleave(preference_rank, dim=-1)
+    if sigma is None:
+        return steered
+    return torch.cat([sigma.expand(*preference.shape[:-1], -1), steered], dim=-1)
+
+
+def delta(x: Tensor, U: Tensor, V: Tensor, gain: Tensor) -> Tensor:
+    """(x V ⊙ gain) Uᵀ: the gain multiplies in rank space, so no pass over the output is paid for it.
+
+    Args:
+        x: [..., in].
+        U: [out, k].
+        V: [in, k].
+        gain: [k], or anything that broadcasts against [..., k].
+
+    Returns:
+        [..., out].
+    """
+    h = x @ V
+    return (h * gain).to(h.dtype) @ U.T
+
+
+def delta_weight(U: Tensor, V: Tensor, gain: Tensor) -> Tensor:
+    """U diag(gain) Vᵀ, [out, in], for a gain of shape [k]."""
+    return (U * gain) @ V.T
+
+
+class PanaceaSVD(nn.Module):
+    """The parameters of one adapter on one layer, and what they add to the layer's output.
+
+    Attributes:
+        U: [out, r + m·R], left singular directions.
+        V: [in, r + m·R], right singular directions.
+        sigma: [r], singular values shared by all objectives; None if r = 0.
+        scale: [1], learned factor of the preference.
+        factor: The constant c.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        r: int,
+        preference_rank: int,
+        num_objectives: int,
+        factor: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        k = r + num_objectives * preference_rank
+        self.preference_rank = preference_rank
+        self.factor = factor
+        self.dropout = nn.Dropout(dropout)
+        self.U = nn.Parameter(torch.empty(out_features, k))
+        self.V = nn.Parameter(torch.empty(in_features, k))
+        self.sigma = nn.Parameter(torch.empty(r, dtype=torch.float32)) if r else None
+        self.scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
+
+    def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
+        """U ~ N(0, std_u²), V ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
+        nn.init.normal_(self.U, std=std_u)
+        nn.init.normal_(self.V, std=std_v)
+        for diagonal in (self.sigma, self.scale):
+            if diagonal is not None:
+                nn.init.normal_(diagonal, std=std_gain)
+
+    def gain(self, preference: Tensor) -> Tensor:
+        """The constant c times (sigma, scale · p), [..., r + m·R], for a preference [..., m]."""
+        return self.factor * gain(self.sigma, self.scale, preference, self.preference_rank)
+
+    def forward(self, x: Tensor, preference: Tensor) -> Tensor:
+        """ΔW(p) x for x [B, ..., in] and one preference [m], or one for every row, [B, m]. Returns [B, ..., out]."""
+        g = self.gain(preference)
+        if preference.ndim == 2:
+            if x.ndim < 2 or x.shape[0] != preference.shape[0]:
+                raise ValueError(
+                    f"`preference` must have one row for every row of the batch, but got {preference.shape[0]} rows "
+                    f"for a layer input of shape {tuple(x.shape)}. Where rows are repeated (beams, "
+                    "`num_return_sequences`) repeat the preference's too; where they are flattened use one preference."
+                )
+            g = g.view(g.shape[0], *[1] * (x.ndim - 2), -1)
+        return delta(self.dropout(x), self.U, self.V, g)
+
+    def delta_weight(self, preference: Tensor) -> Tensor:
+        """ΔW(p), [out, in], in float32 or better, for one preference [m]."""
+        dtype = torch.promote_types(self.U.dtype, torch.float32)
+        return delta_weight(self.U.to(dtype), self.V.to(dtype), self.gain(preference).to(dtype))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PanaceaSVD:
+        # sigma and scale stay float32 under .to(bfloat16) and .half(): a half-precision diagonal stops learning,
+        # because 1.0 + 1e-3 rounds back to 1.0.
+        before = [(p, p.data) for p in (self.sigma, self.scale) if p is not None]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for parameter, data in before:
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = data.to(parameter.device)
+        return self

@@ -1,0 +1,76 @@
+"""The configuration: what it accepts, refuses and keeps."""
+
+import dataclasses
+import re
+
+import pytest
+
+from peft_panacea import PanaceaConfig
+
+
+def test_every_field_has_a_default():
+    assert PanaceaConfig().objective_names == ["objective_0", "objective_1"]
+
+
+def test_names_keep_their_order():
+    assert PanaceaConfig(objectives=["z", "a", "m"]).objective_names == ["z", "a", "m"]
+
+
+def test_round_trip_through_json(tmp_path):
+    config = PanaceaConfig(
+        objectives=("z", "a"), r=3, preference_rank=2, default_preference={"a": 0.75, "z": 0.25}, target_modules=["q"]
+    )
+    config.save_pretrained(tmp_path)
+    loaded = PanaceaConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == {**config.to_dict(), "inference_mode": loaded.inference_mode}
+    assert loaded.objectives == ["z", "a"]
+    assert loaded.initial_preference == [0.25, 0.75]
+
+
+def test_default_preference_is_uniform_if_unset():
+    assert PanaceaConfig(objectives=4).initial_preference == [0.25] * 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "message"),
+    [
+        ("objectives", 0, ValueError, "`objectives` must be an integer of at least 1, but got 0"),
+        ("objectives", True, TypeError, "`objectives` must be a list of names or their number, but got True"),
+        ("objectives", {"a", "b"}, TypeError, "`objectives` must be a list of names or their number"),
+        ("objectives", "ab", TypeError, "`objectives` must be a list of names or their number, but got 'ab'"),
+        ("objectives", [], ValueError, "`objectives` must be at least one non-empty name"),
+        ("objectives", ["a", "a"], ValueError, "each only once, but got ['a', 'a']"),
+        ("objectives", ["a", ""], ValueError, "non-empty name"),
+        ("objectives", ["a", 1], ValueError, "non-empty name"),
+        ("r", -1, ValueError, "`r` must be an integer of at least 0, but got -1"),
+        ("r", 2.0, ValueError, "`r` must be an integer of at least 0, but got 2.0"),
+        ("preference_rank", 0, ValueError, "`preference_rank` must be an integer of at least 1, but got 0"),
+        ("rank_pattern", {"q": -2}, ValueError, "`rank_pattern['q']` must be an integer of at least 0, but got -2"),
+        ("default_preference", [0.5, 0.6], ValueError, "sum to 1, for objective_0, objective_1, but got [0.5, 0.6]"),
+        ("default_preference", [[1, 0], [0, 1]], ValueError, "`default_preference` must be one preference"),
+        ("panacea_dropout", 1.0, ValueError, "`panacea_dropout` must be at least 0 and below 1, but got 1.0"),
+        ("scaling", 0, ValueError, "`scaling` must be a positive number, but got 0"),
+        ("init_weights", "lora", ValueError, "`init_weights` must be True, False or 'paper', but got 'lora'"),
+        ("bias", "some", ValueError, "`bias` must be 'none', 'all' or 'panacea_only', but got 'some'"),
+        ("layers_pattern", "layers", ValueError, "`layers_to_transform` must also be specified"),
+    ],
+)
+def test_bad_values_are_refused_by_name(field, value, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        PanaceaConfig(**{field: value})
+
+
+def test_regular_expression_excludes_layer_indices():
+    with pytest.raises(ValueError, match="`layers_to_transform` cannot be used when `target_modules` is a str"):
+        PanaceaConfig(target_modules=".*q_proj", layers_to_transform=[0])
+
+
+def test_docstring_explains_exactly_the_fields():
+    documented = set(re.findall(r"^        (\w+) \(`", PanaceaConfig.__doc__, flags=re.MULTILINE))
+    inherited = {field.name for field in dataclasses.fields(PanaceaConfig.__mro__[1])}
+    assert documented == {field.name for field in dataclasses.fields(PanaceaConfig)} - inherited
+
+
+def test_every_field_has_a_help_text():
+    inherited = {field.name for field in dataclasses.fields(PanaceaConfig.__mro__[1])}
+    assert all(f.metadata.get("help") for f in dataclasses.fields(PanaceaConfig) if f.name not in inherited)

@@ -1,0 +1,124 @@
+"""The layer's mathematics against its dense twin."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from reference import dense_forward, dense_weight
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peft_panacea import PanaceaConfig
+from peft_panacea.tuner import PanaceaSVD
+from peft_panacea.tuner.svd import gain
+
+# Relative to the largest output: the rounding of one product, and of the sum with the base layer's output.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+def adapted(layer_type: type, dtype: torch.dtype, r: int, R: int, m: int, keep_dtype: bool = False) -> nn.Module:
+    base = nn.Linear(12, 20) if layer_type is nn.Linear else Conv1D(20, 12)
+    nn.init.normal_(base.bias)
+    model = nn.Sequential(base).to(dtype)
+    config = PanaceaConfig(objectives=m, r=r, preference_rank=R, target_modules=["0"], init_weights=False)
+    return get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)
+
+
+@pytest.mark.parametrize("keep_dtype", [False, True], ids=["float32 adapter", "same dtype"])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("layer_type", [nn.Linear, Conv1D])
+@pytest.mark.parametrize(("r", "R"), [(8, 1), (0, 2), (3, 3), (1, 1)])
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("batch", [(5,), (5, 3), (5, 2, 3), (1, 4)], ids=str)
+@pytest.mark.parametrize("per_row", [False, True], ids=["one", "rows"])
+def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, m, batch, per_row, keep_dtype):
+    model = adapted(layer_type, dtype, r, R, m, keep_dtype)
+    layer = model.base_model.model[0]
+    svd = layer.panacea_svd["default"]
+    x = torch.randn(*batch, 12).to(dtype)
+    preference = torch.distributions.Dirichlet(torch.ones(m)).sample((batch[0],) if per_row else ())
+    model.set_preference(preference)
+    W0 = layer.base_layer.weight.T if layer_type is Conv1D else layer.base_layer.weight
+    expected = dense_forward(
+        x, layer.base_layer.bias, preference, W0=W0, U=svd.U, V=svd.V, sigma=svd.sigma, scale=svd.scale, c=svd.factor, R=R
+    )
+    actual = model(x)
+    assert actual.dtype == dtype
+    assert (actual - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
+
+
+@pytest.mark.parametrize("layer_type", [nn.Linear, Conv1D])
+def test_delta_weight_is_the_dense_update_in_the_base_layout(layer_type):
+    model = adapted(layer_type, torch.float32, 3, 2, 3)
+    layer = model.base_model.model[0]
+    svd = layer.panacea_svd["default"]
+    p = torch.tensor([0.2, 0.5, 0.3])
+    model.set_preference(p)
+    delta = layer.get_delta_weight("default")
+    expected = dense_weight(torch.zeros(20, 12), svd.U, svd.V, svd.sigma, svd.scale, p, svd.factor, 2)
+    assert delta.shape == layer.base_layer.weight.shape
+    torch.testing.assert_close((delta.T if layer_type is Conv1D else delta).double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gain_repeats_each_objective_in_one_block():
+    g = gain(torch.tensor([7.0]), torch.tensor([2.0]), torch.tensor([0.25, 0.75]), preference_rank=2)
+    assert g.tolist() == [7.0, 0.5, 0.5, 1.5, 1.5]
+
+
+def test_update_is_linear_in_the_preference():
+    model = adapted(nn.Linear, torch.float32, 4, 2, 3)
+    layer = model.base_model.model[0]
+
+    def delta(p):
+        model.set_preference(p)
+        return layer.get_delta_weight("default")
+
+    corners = [delta(p) for p in torch.eye(3)]
+    p = torch.tensor([0.2, 0.3, 0.5])
+    torch.testing.assert_close(delta(p), sum(w * d for w, d in zip(p, corners, strict=True)), atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_agree_with_the_dense_twin():
+    model = adapted(nn.Linear, torch.float64, 3, 2, 2)
+    layer = model.base_model.model[0]
+    svd = layer.panacea_svd["default"].double()
+    x, preference = torch.randn(5, 4, 12).double(), torch.tensor([[0.1, 0.9]] * 2 + [[1.0, 0.0]] * 3)
+    model.set_preference(preference)
+    model(x).pow(2).sum().backward()
+    fast = {name: p.grad.clone() for name, p in svd.named_parameters()}
+    svd.zero_grad()
+
+    total = 0.0
+    for row, p in zip(x, preference.double(), strict=True):
+        S = torch.diag(torch.cat([svd.sigma, (svd.scale * p).repeat_interleave(2)]))
+        W = layer.base_layer.weight + svd.factor * svd.U @ S @ svd.V.T
+        total = total + (row @ W.T + layer.base_layer.bias).pow(2).sum()
+    total.backward()
+    for name, p in svd.named_parameters():
+        torch.testing.assert_close(fast[name], p.grad, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_diagonal_stays_float32_and_keeps_its_digits(dtype):
+    svd = PanaceaSVD(4, 4, r=2, preference_rank=1, num_objectives=2, factor=1.0, dropout=0.0)
+    nn.init.constant_(svd.sigma, 1.001)
+    nn.init.constant_(svd.scale, 1.001)
+    svd.to(dtype)
+    assert (svd.U.dtype, svd.V.dtype) == (dtype, dtype)
+    assert (svd.sigma.dtype, svd.scale.dtype) == (torch.float32, torch.float32)
+    assert svd.sigma[0].item() == svd.scale.item() == torch.tensor(1.001).item()
+
+
+def test_dropout_acts_in_training_only():
+    svd = PanaceaSVD(50, 4, r=2, preference_rank=1, num_objectives=2, factor=1.0, dropout=0.5)
+    svd.reset_parameters(1.0, 1.0, 1.0)
+    x, p = torch.randn(3, 50), torch.tensor([0.5, 0.5])
+    assert not torch.equal(svd(x, p), svd(x, p))
+    svd.eval()
+    assert torch.equal(svd(x, p), svd(x, p))
+
+
+def test_wrong_row_count_is_refused_even_where_it_would_broadcast():
+    svd = PanaceaSVD(4, 4, r=2, preference_rank=1, num_objectives=2, factor=1.0, dropout=0.0)
+    for rows, shape in ((1, (3, 4)), (3, (1, 4)), (3, (6, 2, 4)), (4, (4,))):
+        with pytest.raises(ValueError, match=f"`preference` must have one row .* but got {rows} rows"):
+            svd(torch.randn(shape), torch.full((rows, 2), 0.5))
