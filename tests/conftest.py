@@ -30,7 +30,13 @@ def fixed_seed() -> None:
 
 def llama(**overrides: object) -> LlamaForCausalLM:
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    heads = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     return LlamaForCausalLM(LlamaConfig(**{**sizes, **heads, **overrides})).eval()
 
 

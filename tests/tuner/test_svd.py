@@ -39,7 +39,16 @@ def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, m, batch, per_row, 
     model.set_preference(preference)
     W0 = layer.base_layer.weight.T if layer_type is Conv1D else layer.base_layer.weight
     expected = dense_forward(
-        x, layer.base_layer.bias, preference, W0=W0, U=svd.U, V=svd.V, sigma=svd.sigma, scale=svd.scale, c=svd.factor, R=R
+        x,
+        layer.base_layer.bias,
+        preference,
+        W0=W0,
+        U=svd.U,
+        V=svd.V,
+        sigma=svd.sigma,
+        scale=svd.scale,
+        c=svd.factor,
+        R=R,
     )
     actual = model(x)
     assert actual.dtype == dtype

@@ -106,17 +106,15 @@ def _number(entry: Any, what: str) -> float:
 def _check(rows: np.ndarray, objectives: Sequence[str], extrapolate: bool, first_row: int | None) -> None:
     """Check a [B, m] array; `first_row` numbers the rows in the message, None means that there is only one."""
     m = len(objectives)
-    rule = "be finite" if extrapolate else "sum to 1"
-    kind = "entries" if extrapolate else "non-negative entries"
+    rule = f"{m} finite entries" if extrapolate else f"{m} non-negative entries that sum to 1"
     for i, row in enumerate(rows):
-        on_simplex = (row >= -ROUNDING).all() and abs(row.sum() - 1.0) <= SUM_TOLERANCE
-        if row.size != m or not (np.abs(row) <= _FLOAT32_MAX).all() or not (extrapolate or on_simplex):
+        valid = row.size == m and bool((np.abs(row) <= _FLOAT32_MAX).all())
+        if valid and not extrapolate:
+            valid = bool((row >= -ROUNDING).all()) and abs(row.sum() - 1.0) <= SUM_TOLERANCE
+        if not valid:
             what = "`preference`" if first_row is None else f"`preference` row {first_row + i}"
             found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if row.size > 12 else "")
-            raise ValueError(
-                f"{what} must have {m} {kind} that {rule}, for {', '.join(objectives)}, but got [{found}]"
-                + (f" ({row.size} entries)." if row.size != m else f" (sum {row.sum():.6g}).")
-            )
+            raise ValueError(f"{what} must have {rule}, for {', '.join(objectives)}, but got [{found}].")
 
 
 class PreferenceState:
