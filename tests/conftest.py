@@ -42,14 +42,26 @@ def llama(**overrides: object) -> LlamaForCausalLM:
 
 def gpt2() -> GPT2LMHeadModel:
     """A model made of `Conv1D` layers."""
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        GPT2Config(
+            vocab_size=64, n_embd=32, n_layer=2, n_head=4, pad_token_id=0, bos_token_id=1, eos_token_id=2, **no_dropout
+        )
     ).eval()
 
 
 def t5() -> T5ForConditionalGeneration:
     return T5ForConditionalGeneration(
-        T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+        T5Config(
+            vocab_size=64,
+            d_model=32,
+            d_kv=8,
+            d_ff=48,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+            dropout_rate=0.0,
+        )
     ).eval()
 
 

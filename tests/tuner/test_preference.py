@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import MLP, steered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import MLP, steered
 from peft_panacea.tuner import PreferenceState, parse_preference
 
 NAMES = ("a", "b", "c")

@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from conftest import MLP, gpt2, llama, randomise, steered, t5
 from peft import PeftModel, get_peft_model, inject_adapter_in_model
 
 import peft_panacea
+from conftest import MLP, gpt2, llama, randomise, steered, t5
 from peft_panacea import PanaceaConfig
 
 ROWS = [[1.0, 0.0], [0.0, 1.0], [0.3, 0.7], [0.5, 0.5]]
@@ -50,11 +50,10 @@ def test_one_call_leaves_no_trace_in_training_either(either, tokens):
 
 def test_block_restores_after_an_exception_and_nests(model):
     model.set_preference([0.3, 0.7])
-    with pytest.raises(KeyError), model.preference([1, 0]):
-        with model.preference(ROWS):
-            assert model.get_preference().shape == (4, 2)
+    with model.preference([1, 0]):
+        with pytest.raises(KeyError), model.preference(ROWS):
+            raise KeyError
         assert model.get_preference().tolist() == [1.0, 0.0]
-        raise KeyError
     torch.testing.assert_close(model.get_preference(), torch.tensor([0.3, 0.7]))
 
 
@@ -135,7 +134,7 @@ def test_several_adapters():
     with pytest.raises(ValueError, match="must have 3 non-negative entries that sum to 1, for x, y, z"):
         model.set_preference([1, 0])
     assert model.get_preference("default").tolist() == [0.5, 0.5], "the refused call changed the first adapter"
-    with pytest.raises(ValueError, match="`adapter_name` must be one of the Panacea adapters .* but got 'four'"):
+    with pytest.raises(ValueError, match=r"`adapter_name` must be one of the Panacea adapters .* but got 'four'"):
         model.set_preference([1, 0], adapter_name="four")
 
     model.add_adapter("two", PanaceaConfig(objectives=["a", "b"], target_modules=["out"]))

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from peft import get_peft_model
-from reference import dense_forward, dense_weight
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peft_panacea import PanaceaConfig
 from peft_panacea.tuner import PanaceaSVD
 from peft_panacea.tuner.svd import gain
+from reference import dense_forward, dense_weight
 
 # Relative to the largest output: the rounding of one product, and of the sum with the base layer's output.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}

@@ -46,8 +46,21 @@ class PanaceaLayer(BaseTunerLayer):
         self.panacea_svd[adapter_name] = svd
         names = config.objective_names
         self.preference_state.add(adapter_name, names, parse_preference(config.initial_preference, names))
+        _, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        if dtype is not None and dtype.is_floating_point:
+            svd.to(dtype)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+        # PEFT's version also casts to the base layer's dtype. It runs after a low-memory load, too, and would round an
+        # adapter that was trained and saved in float32 on a bfloat16 base.
+        if adapter_name not in self.panacea_svd:
+            return
+        svd = self.panacea_svd[adapter_name]
+        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        if device is not None and not svd.scale.is_meta:
+            svd.to(device)
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
