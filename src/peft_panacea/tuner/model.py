@@ -26,7 +26,7 @@ class PanaceaModel(BaseTuner):
     Adapts a model so that a preference over several objectives steers it at run time.
 
     The method is described in Zhong et al., "Panacea: Pareto Alignment via Preference Adaptation for LLMs"
-    (arXiv 2402.02030), section 4.
+    (arXiv 2402.02030).
 
     Args:
         model ([`torch.nn.Module`]): The model to adapt.

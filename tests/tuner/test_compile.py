@@ -1,0 +1,23 @@
+"""A change of the preference does not compile again."""
+
+import pytest
+import torch
+import torch._dynamo.testing
+
+from conftest import llama, steered
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tokens):
+    torch._dynamo.reset()
+    model = steered(llama()).train(training)
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for p in ([1, 0], [0.5, 0.5], [0.2, 0.8], [0, 1]):
+        model.set_preference(p)
+        torch.testing.assert_close(compiled(**tokens).logits, model(**tokens).logits)
+    assert counter.frame_count == 1
+    for rows in torch.distributions.Dirichlet(torch.ones(2)).sample((3, 4)):
+        model.set_preference(rows)
+        torch.testing.assert_close(compiled(**tokens).logits, model(**tokens).logits)
+    assert counter.frame_count == 2
