@@ -223,26 +223,26 @@ def main() -> None:
     base_scores = score(sample(base_model, tokenizer, train_prompts)[1], rewards)
     centre, spread = base_scores.mean(0), base_scores.std(0)
 
+    def standardised_rewards(texts: list[str]) -> Tensor:
+        return (score(texts, rewards) - centre) / spread
+
     model = get_peft_model(base_model, PanaceaConfig(objectives=OBJECTIVES, task_type="CAUSAL_LM"))
     model.print_trainable_parameters()
     try:
-        train(
-            model,
-            tokenizer,
-            train_prompts,
-            lambda texts: (score(texts, rewards) - centre) / spread,
-            steps=args.steps,
-            rng=rng,
-        )
+        train(model, tokenizer, train_prompts, standardised_rewards, steps=args.steps, rng=rng)
     except KeyboardInterrupt:
         print("\nStopped; going on with what was learned so far.")
     model.save_pretrained(args.output)
 
-    print(f"\nOne prompt under five preferences, in one batch:\n\n  {test_prompts[0]}")
+    print(
+        f"\nOne prompt under five preferences, of nine answers the one in the middle by reward:\n\n  {test_prompts[0]}"
+    )
     torch.manual_seed(args.seed)
-    five = [[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0]]
-    answers = sample(model, tokenizer, test_prompts[:1] * 5, preference=five)[1]
-    for (cheerful, brief), answer in zip(five, answers, strict=True):
+    five = torch.tensor([[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0]])
+    answers = sample(model, tokenizer, test_prompts[:1] * 45, preference=five.repeat_interleave(9, dim=0))[1]
+    utility = (standardised_rewards(answers).view(5, 9, 2) * five[:, None]).sum(-1)
+    for i, (cheerful, brief) in enumerate(five.tolist()):
+        answer = answers[9 * i + int(utility[i].median(dim=0).indices)]
         print(f"\n  cheerful {cheerful:.2f}, brief {brief:.2f}: {answer.strip() or '(ends here)'}")
     print()
 
