@@ -19,7 +19,7 @@ def find_layer(model: nn.Module) -> PanaceaLayer | None:
 
 def _first_layer(model: nn.Module) -> PanaceaLayer:
     layer = find_layer(model)
-    if layer is None:
+    if layer is None or not layer.preference_state.objectives:
         raise RuntimeError("`model` must have a Panacea adapter, but none of its layers has one.")
     return layer
 
