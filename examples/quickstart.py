@@ -75,6 +75,10 @@ def load_prompts(path: Path | None, rng: random.Random) -> tuple[list[str], list
     else:
         texts = [re.split(r"(?<=[.!?])\s", text.strip())[0] for text in json.loads(path.read_text(encoding="utf-8"))]
     unique = list(dict.fromkeys(texts))
+    if len(unique) < 128:
+        raise SystemExit(
+            f"`--prompts` must give at least 128 different first sentences, but {path} gives {len(unique)}."
+        )
     rng.shuffle(unique)
     return unique[64:576], unique[:64]
 
@@ -205,6 +209,8 @@ def plot(mean: np.ndarray, error: np.ndarray, base: np.ndarray, path: Path) -> N
 
 def main() -> None:
     args = parse_arguments()
+    if args.steps < 1:
+        raise SystemExit(f"`--steps` must be at least 1, but got {args.steps}.")
     args.output.mkdir(parents=True, exist_ok=True)
     rng = random.Random(args.seed)
     torch.manual_seed(args.seed)

@@ -50,10 +50,17 @@ def test_prompts_for_training_and_test_differ(quickstart):
 
 def test_first_sentences_are_prompts(quickstart, tmp_path):
     path = tmp_path / "stories.json"
-    path.write_text(json.dumps([f'Story {i} began. "Why?" it said.' for i in range(70)]))
+    path.write_text(json.dumps([f'Story {i} began. "Why?" it said.' for i in range(130)]))
     train, test = quickstart.load_prompts(path, random.Random(0))
-    assert len(train) == 6
-    assert set(train + test) == {f"Story {i} began." for i in range(70)}
+    assert (len(train), len(test)) == (66, 64)
+    assert set(train + test) == {f"Story {i} began." for i in range(130)}
+
+
+def test_too_few_prompts_are_refused(quickstart, tmp_path):
+    path = tmp_path / "stories.json"
+    path.write_text(json.dumps(["One. Two."] * 200))
+    with pytest.raises(SystemExit, match="`--prompts` must give at least 128 different first sentences, .* gives 1"):
+        quickstart.load_prompts(path, random.Random(0))
 
 
 def test_log_probabilities_are_those_of_the_completion_alone(quickstart, storyteller, tokenizer):

@@ -136,6 +136,19 @@ def test_encoder_and_decoder_rows(tokens, options):
     assert torch.equal(mixed, torch.cat(singles))
 
 
+def test_a_forward_within_generate_does_no_harm(model, tokens):
+    """A logits processor may ask the adapted model itself."""
+    expected = model.generate(**tokens, preference=ROWS, num_beams=2, do_sample=False, max_new_tokens=4)
+
+    def ask_the_model(input_ids, scores):
+        model(input_ids[:4], preference=list(reversed(ROWS)))
+        return scores
+
+    options = {"num_beams": 2, "do_sample": False, "max_new_tokens": 4, "logits_processor": [ask_the_model]}
+    assert torch.equal(model.generate(**tokens, preference=ROWS, **options), expected)
+    assert "_expand_inputs_for_generation" not in vars(model.get_base_model())
+
+
 def test_several_adapters():
     model = get_peft_model(MLP(), PanaceaConfig(objectives=["a", "b"], target_modules=["hidden"]))
     model.add_adapter("three", PanaceaConfig(objectives=["x", "y", "z"], target_modules=["out"]))

@@ -118,11 +118,12 @@ class PanaceaModel(BaseTuner):
     @contextmanager
     def _rows_follow_the_batch(self) -> Iterator[None]:
         """Repeat per-row preferences where `generate` repeats the rows, for beams and `num_return_sequences`."""
-        can_generate = hasattr(self.model, "_expand_inputs_for_generation")
-        if torch.compiler.is_compiling() or not can_generate or not self.preference_state.per_row:
+        state = self.preference_state
+        expand = getattr(self.model, "_expand_inputs_for_generation", None)
+        within_another_call = "_expand_inputs_for_generation" in vars(self.model)
+        if torch.compiler.is_compiling() or expand is None or within_another_call or not state.per_row:
             yield
             return
-        state, expand = self.preference_state, self.model._expand_inputs_for_generation
         before = state.snapshot()
 
         def expand_with_preference(expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
