@@ -59,7 +59,7 @@ def test_first_sentences_are_prompts(quickstart, tmp_path):
 def test_too_few_prompts_are_refused(quickstart, tmp_path):
     path = tmp_path / "stories.json"
     path.write_text(json.dumps(["One. Two."] * 200))
-    with pytest.raises(SystemExit, match="`--prompts` must give at least 128 different first sentences, .* gives 1"):
+    with pytest.raises(SystemExit, match=r"`--prompts` must give at least 128 different first sentences, .* gives 1"):
         quickstart.load_prompts(path, random.Random(0))
 
 
