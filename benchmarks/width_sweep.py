@@ -1,4 +1,4 @@
-"""Which learning rates train layers of which width, with the default initialisation and with the paper's.
+"""Which learning rates train layers of which width, with the default constant c and with the paper's.
 
     OMP_NUM_THREADS=1 python benchmarks/width_sweep.py --output docs/initialisation.json
 
@@ -23,18 +23,18 @@ from peft_panacea.tuner import PanaceaSVD
 
 WIDTHS = [64, 256, 1024, 4096]
 LEARNING_RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
-INITS = {"default": True, "paper": "paper"}
+CONSTANTS: dict[str, float | str] = {"default": 1.0, "paper": "paper"}
 STEPS, ROWS = 200, 128
 
 
-def relative_loss(width: int, init: bool | str, learning_rate: float, inputs: str, seed: int) -> float:
+def relative_loss(width: int, scaling: float | str, learning_rate: float, inputs: str, seed: int) -> float:
     """Final loss, mean of the last 20 steps, relative to that of no update."""
     torch.manual_seed(seed)
     teacher_left, teacher_right = torch.randn(width, 6), torch.randn(width, 6) / width**0.5
     spectrum = torch.randn(64, width) * torch.arange(1, 65).float()[:, None] ** -0.5
     spectrum /= spectrum.pow(2).sum(0).mean().sqrt()
 
-    config = PanaceaConfig(objectives=2, init_weights=init)
+    config = PanaceaConfig(objectives=2, scaling=scaling)
     student = PanaceaSVD(
         width, width, r=config.r, preference_rank=1, num_objectives=2, factor=config.factor(width), dropout=0.0
     )
@@ -58,14 +58,14 @@ def relative_loss(width: int, init: bool | str, learning_rate: float, inputs: st
 
 
 def table(results: dict[str, dict[str, list[float]]], inputs: str) -> str:
-    """Markdown, one row per width and initialisation."""
-    rows = ["| init | width | " + " | ".join(f"lr {lr:g}" for lr in LEARNING_RATES) + " |"]
+    """Markdown, one row per constant and width."""
+    rows = ["| c | width | " + " | ".join(f"lr {lr:g}" for lr in LEARNING_RATES) + " |"]
     rows.append("|---|---:|" + "---:|" * len(LEARNING_RATES))
-    for init in INITS:
+    for name in CONSTANTS:
         for width in WIDTHS:
-            cells = [results[f"{inputs}/{init}/{width}"][f"{lr:g}"] for lr in LEARNING_RATES]
+            cells = [results[f"{inputs}/{name}/{width}"][f"{lr:g}"] for lr in LEARNING_RATES]
             shown = (f"{statistics.fmean(c):.3f} ± {statistics.stdev(c):.3f}" for c in cells)
-            rows.append(f"| {init} | {width} | " + " | ".join(shown) + " |")
+            rows.append(f"| {name} | {width} | " + " | ".join(shown) + " |")
     return "\n".join(rows)
 
 
@@ -74,11 +74,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
-    cases = [(i, n, w) for i in ("white", "coloured") for n in INITS for w in WIDTHS]
+    cases = [(i, n, w) for i in ("white", "coloured") for n in CONSTANTS for w in WIDTHS]
     results: dict[str, dict[str, list[float]]] = {}
-    for inputs, init, width in tqdm(cases, desc="width sweep"):
-        results[f"{inputs}/{init}/{width}"] = {
-            f"{lr:g}": [relative_loss(width, INITS[init], lr, inputs, seed) for seed in range(args.seeds)]
+    for inputs, name, width in tqdm(cases, desc="width sweep"):
+        results[f"{inputs}/{name}/{width}"] = {
+            f"{lr:g}": [relative_loss(width, CONSTANTS[name], lr, inputs, seed) for seed in range(args.seeds)]
             for lr in LEARNING_RATES
         }
     report = {"torch": torch.__version__, "seeds": args.seeds, "results": results}

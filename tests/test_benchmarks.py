@@ -26,7 +26,7 @@ def test_width_sweep_tables(width_sweep, inputs):
 def test_one_learning_rate_trains_every_width(width_sweep):
     """The recommendation, at a size that a test can pay: both ends of a factor of 16."""
     for width in (32, 512):
-        assert width_sweep.relative_loss(width, True, 3e-3, "coloured", seed=0) < 0.1
+        assert width_sweep.relative_loss(width, 1.0, 3e-3, "coloured", seed=0) < 0.1
 
 
 def test_readme_numbers_are_the_committed_front():

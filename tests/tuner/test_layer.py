@@ -94,13 +94,13 @@ def test_disabled_adapter_is_the_base_model_bit_for_bit(base, tokens):
         assert torch.equal(model(**tokens, preference=[1, 0]).logits, expected)
 
 
-@pytest.mark.parametrize("init_weights", [True, "paper"])
+@pytest.mark.parametrize("scaling", [1.0, "paper"])
 @pytest.mark.parametrize("build", [llama, gpt2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_update_at_first_for_every_preference(build, init_weights, dtype, tokens):
+def test_no_update_at_first_for_every_preference(build, scaling, dtype, tokens):
     base = build().to(dtype)
     expected = base(**tokens).logits
-    model = get_peft_model(base, PanaceaConfig(objectives=3, preference_rank=2, init_weights=init_weights)).eval()
+    model = get_peft_model(base, PanaceaConfig(objectives=3, preference_rank=2, scaling=scaling)).eval()
     corners = torch.distributions.Dirichlet(torch.ones(3)).sample((4,))
     assert torch.equal(model(**tokens, preference=corners).logits, expected)
     assert all(torch.equal(model(**tokens, preference=p).logits, expected) for p in corners)
@@ -113,14 +113,14 @@ def test_random_init_is_an_update(base, tokens):
     )
 
 
-def test_constants_of_both_inits():
+def test_the_constant():
     def factor(**config):
         model = get_peft_model(MLP(), PanaceaConfig(target_modules=["hidden"], **config))
         return model.base_model.model.hidden.panacea_svd["default"].factor
 
     assert factor() == pytest.approx(2500 / 12**0.5)
     assert factor(scaling=2.0) == pytest.approx(5000 / 12**0.5)
-    assert factor(init_weights="paper") == 64.0
+    assert factor(scaling="paper") == 64.0
 
 
 def test_several_active_adapters_add_up(tokens):

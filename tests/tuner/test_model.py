@@ -7,6 +7,12 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+)
 
 from conftest import MLP, gpt2, llama, randomise, steered
 from peft_panacea import PanaceaConfig, PanaceaLayer, PanaceaModel
@@ -32,6 +38,27 @@ def test_all_linear_but_the_output_layer_by_default(build):
     assert not any("lm_head" in name for name in by_default)
 
 
+@pytest.mark.parametrize(
+    ("auto", "task_type", "head"),
+    [
+        (AutoModelForSequenceClassification, "SEQ_CLS", "classifier"),
+        (AutoModelForTokenClassification, "TOKEN_CLS", "classifier"),
+        (AutoModelForQuestionAnswering, "QUESTION_ANS", "qa_outputs"),
+        (AutoModelForSequenceClassification, None, "classifier"),
+    ],
+)
+def test_heads_are_not_adapted_by_default(auto, task_type, head):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = get_peft_model(auto.from_config(BertConfig(vocab_size=64, **sizes)), PanaceaConfig(task_type=task_type))
+    names = adapted(model)
+    assert any("query" in name for name in names)
+    assert not any(head in name for name in names)
+    assert all(
+        p.requires_grad == (task_type is not None) for n, p in model.named_parameters() if f"{head}.modules" in n
+    )
+    model(torch.randint(0, 64, (2, 5)), preference=[[1, 0], [0, 1]])
+
+
 def test_targets_must_be_named_on_other_models():
     with pytest.raises(ValueError, match="Please specify `target_modules`"):
         get_peft_model(MLP(), PanaceaConfig())
@@ -44,6 +71,8 @@ def test_targets_must_be_named_on_other_models():
         ({"target_modules": r".*\.0\..*_proj"}, 7),
         ({"target_modules": "all-linear", "exclude_modules": ["down_proj"]}, 12),
         ({"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": "layers"}, 1),
+        ({"layers_to_transform": [1]}, 7),
+        ({"layers_to_transform": 0, "exclude_modules": ["gate_proj"]}, 6),
     ],
     ids=str,
 )
@@ -86,6 +115,14 @@ def test_modules_to_save_bias_and_tokens_train_and_come_back(tokens, tmp_path):
     expected = model(**tokens).logits
     model.save_pretrained(tmp_path)
     assert torch.equal(PeftModel.from_pretrained(build(), tmp_path).eval()(**tokens).logits, expected)
+
+
+def test_unloading_modules_without_a_weight(tokens):
+    """`merge_and_unload` also unwraps what `modules_to_save` and `trainable_token_indices` wrapped."""
+    config = PanaceaConfig(modules_to_save=["self_attn"], trainable_token_indices=[3], target_modules=["up_proj"])
+    model = randomise(get_peft_model(llama(), config)).eval()
+    expected = model(**tokens).logits
+    torch.testing.assert_close(model.merge_and_unload()(**tokens).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])

@@ -29,13 +29,12 @@ class PanaceaConfig(PeftConfig):
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
             `set_preference`. Uniform if unset.
-        scaling (`float`, *optional*):
-            A factor on the update of every layer, part of the constant c. 1 if unset.
-        init_weights (`bool` or `"paper"`):
-            `True` (default): U and V ~ N(0, 0.02²), sigma = scale = 0, so the update is 0 for every preference, and
-            c = 2500 · scaling / √in_features, which makes one learning rate fit layers of every width.
-            `"paper"`: the same with the paper's constant, c = 64 · scaling. `False`: sigma and scale are random as
-            well, so that the update is not 0; for tests.
+        scaling (`float` or `"paper"`):
+            The constant c. A number, 1 by default: c = 2500 · scaling / √in_features, which makes one learning rate
+            fit layers of every width. `"paper"`: c = 64 on every layer.
+        init_weights (`bool`):
+            `True` (default): U and V ~ N(0, 0.02²), sigma = scale = 0, so the update is 0 for every preference.
+            `False`: sigma and scale are random as well, so that the update is not 0; for tests.
         target_modules (`str` or `list[str]`, *optional*):
             The layers to adapt: names or name endings, or a regular expression if a string. `"all-linear"`, every
             linear layer but the output layer, as in the paper, is the default on transformers models.
@@ -66,10 +65,11 @@ class PanaceaConfig(PeftConfig):
     default_preference: list[float] | None = field(
         default=None, metadata={"help": "The preference of a fresh or freshly loaded model; uniform if unset."}
     )
-    scaling: float = field(default=1.0, metadata={"help": "A factor on the update of every layer."})
-    init_weights: bool | Literal["paper"] = field(
-        default=True,
-        metadata={"help": "True: no update at first, width-aware constant. 'paper': its constant. False: random."},
+    scaling: float | Literal["paper"] = field(
+        default=1.0, metadata={"help": "A factor on the width-aware constant c, or 'paper' for the paper's c = 64."}
+    )
+    init_weights: bool = field(
+        default=True, metadata={"help": "True: no update at first. False: a random update, for tests."}
     )
     target_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "The layers to adapt; 'all-linear' on transformers models if unset."}
@@ -110,10 +110,11 @@ class PanaceaConfig(PeftConfig):
             _check_integer(f"rank_pattern[{pattern!r}]", r, minimum=0)
         if not 0 <= self.panacea_dropout < 1:
             raise ValueError(f"`panacea_dropout` must be at least 0 and below 1, but got {self.panacea_dropout}.")
-        if isinstance(self.scaling, bool) or not isinstance(self.scaling, int | float) or not self.scaling > 0:
-            raise ValueError(f"`scaling` must be a positive number, but got {self.scaling!r}.")
-        if self.init_weights not in (True, False, "paper"):
-            raise ValueError(f"`init_weights` must be True, False or 'paper', but got {self.init_weights!r}.")
+        is_number = isinstance(self.scaling, int | float) and not isinstance(self.scaling, bool)
+        if not (self.scaling == "paper" or (is_number and 0 < self.scaling < math.inf)):
+            raise ValueError(f"`scaling` must be a positive number or 'paper', but got {self.scaling!r}.")
+        if not isinstance(self.init_weights, bool):
+            raise ValueError(f"`init_weights` must be True or False, but got {self.init_weights!r}.")
         if self.bias not in ("none", "all", "panacea_only"):
             raise ValueError(f"`bias` must be 'none', 'all' or 'panacea_only', but got {self.bias!r}.")
         if isinstance(self.target_modules, list):
@@ -139,9 +140,9 @@ class PanaceaConfig(PeftConfig):
         return self.default_preference or [1 / m] * m
 
     def factor(self, in_features: int) -> float:
-        """The constant c of a layer: with the default init, sigma = 1 adds the input's magnitude to the output."""
-        if self.init_weights == "paper":
-            return 64.0 * self.scaling
+        """The constant c of a layer. By default sigma = 1 adds about the input's magnitude to the initial output."""
+        if self.scaling == "paper":
+            return 64.0
         return self.scaling / (0.02 * 0.02 * math.sqrt(in_features))
 
     def initial_std(self) -> dict[str, float]:

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, _maybe_include_all_linear_layers
+from peft.utils.constants import SEQ_CLS_HEAD_NAMES
 from peft.utils.other import get_pattern_key
 from peft.utils.quantization_utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from .checkpointing import preserve_preference_under_checkpointing, stop_preserv
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
 from .preference import Preferences, PreferenceState
+
+HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs")
+"""The output layers of transformers' models for classification and question answering."""
 
 
 class PanaceaModel(BaseTuner):
@@ -50,6 +54,12 @@ class PanaceaModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: PanaceaConfig, model_config: dict[str, Any]) -> PanaceaConfig:
         if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
             peft_config.target_modules = "all-linear"
+            names = _maybe_include_all_linear_layers(peft_config, self.model).target_modules
+            # PEFT leaves the heads in for some task types and then fails to make them `modules_to_save`.
+            names = {name for name in names if name.partition(".")[0] not in HEADS}
+            if peft_config.layers_to_transform is not None:  # which full names would disregard
+                names = {name.rpartition(".")[2] for name in names}
+            peft_config.target_modules = names
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def _create_and_replace(
@@ -79,6 +89,14 @@ class PanaceaModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # To wrap a layer PEFT's method is right. To unwrap one it copies `child.weight`, which not every module that
+        # `modules_to_save` and `trainable_token_indices` wrap has.
+        if isinstance(new_module, PanaceaLayer):
+            super()._replace_module(parent, child_name, new_module, child)
+        else:
+            setattr(parent, child_name, new_module)
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
