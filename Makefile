@@ -1,13 +1,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint docs
+.PHONY: quickstart test conformance lint docs
 
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+conformance: tests/conformance/peft_tests/__init__.py
+	cd tests/conformance && OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 ../../$(BIN)/python -m pytest -q --disable-warnings -p no:cacheprovider \
+		$(addprefix peft_tests/test_,custom_models.py config.py decoder_models.py encoder_decoder_models.py \
+		feature_extraction_models.py seq_classifier.py token_classification_qa.py)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -16,6 +21,13 @@ lint: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+tests/conformance/peft_tests/__init__.py: .venv/installed
+	rm -rf $(@D) && mkdir -p $(@D) build
+	version=$$($(BIN)/python -c "import peft; print(peft.__version__)") && \
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary peft --dest build peft==$$version && \
+	tar -xzf build/peft-$$version.tar.gz -C $(@D) --strip-components=2 peft-$$version/tests
+	touch $@
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
