@@ -22,6 +22,8 @@ from peft_panacea import PanaceaConfig
 
 torch.set_num_threads(1)
 
+collect_ignore = ["conformance"]  # PEFT's tests, with a configuration of their own
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:

@@ -3,7 +3,7 @@
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
 from .model import PanaceaModel
-from .preference import PreferenceState, parse_preference
+from .state import PreferenceState, parse_preference
 from .steering import get_preference, preference, set_preference
 from .svd import PanaceaSVD
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .preference import PreferenceState
+from .state import PreferenceState
 
 
 class _PreservePreference:

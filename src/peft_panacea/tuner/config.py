@@ -10,7 +10,7 @@ from typing import Any, Literal
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
-from .preference import parse_preference
+from .state import parse_preference
 
 
 @dataclass

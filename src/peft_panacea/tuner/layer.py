@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .config import PanaceaConfig
-from .preference import PreferenceState, parse_preference
+from .state import PreferenceState, parse_preference
 from .svd import PanaceaSVD
 
 

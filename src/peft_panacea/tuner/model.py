@@ -19,7 +19,7 @@ from . import steering
 from .checkpointing import preserve_preference_under_checkpointing, stop_preserving_preference
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
-from .preference import Preferences, PreferenceState
+from .state import Preferences, PreferenceState
 
 HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs")
 """The output layers of transformers' models for classification and question answering."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from .layer import PanaceaLayer
-from .preference import Preferences, PreferenceState, parse_preference
+from .state import Preferences, PreferenceState, parse_preference
 
 
 def find_layer(model: nn.Module) -> PanaceaLayer | None:
