@@ -154,13 +154,12 @@ NOT_APPLICABLE = {
 }
 
 
-def _stub(name: str, attribute: str) -> None:
-    """PEFT's tests import more than these tests use."""
-    if importlib.util.find_spec(name) is None:
-        stub = ModuleType(name)
-        stub.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
-        setattr(stub, attribute, type(attribute, (), {}))
-        sys.modules[name] = stub
+def _stub_diffusers() -> None:
+    """PEFT's tests import diffusers for an isinstance check."""
+    stub = ModuleType("diffusers")
+    stub.__spec__ = importlib.machinery.ModuleSpec("diffusers", loader=None)
+    stub.StableDiffusionPipeline = type("StableDiffusionPipeline", (), {})
+    sys.modules["diffusers"] = stub
 
 
 def _adapt_helpers() -> None:
@@ -170,8 +169,7 @@ def _adapt_helpers() -> None:
     common._skip_if_conv1d_not_supported = lambda *args, **kwargs: None
 
 
-_stub("diffusers", "StableDiffusionPipeline")
-_stub("datasets", "load_dataset")
+_stub_diffusers()
 _adapt_helpers()
 
 
