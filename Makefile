@@ -12,7 +12,7 @@ test: .venv/installed
 conformance: tests/conformance/peft_tests/__init__.py
 	cd tests/conformance && OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 ../../$(BIN)/python -m pytest -q --disable-warnings -p no:cacheprovider \
 		$(addprefix peft_tests/test_,custom_models.py config.py decoder_models.py encoder_decoder_models.py \
-		feature_extraction_models.py seq_classifier.py token_classification_qa.py)
+		feature_extraction_models.py seq_classifier.py token_classification_qa.py quantization.py)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -24,6 +24,7 @@ docs: .venv/installed
 
 tests/conformance/peft_tests/__init__.py: .venv/installed
 	rm -rf $(@D) && mkdir -p $(@D) build
+	$(BIN)/python -m pip install --quiet -c constraints.txt bitsandbytes torchao
 	version=$$($(BIN)/python -c "import peft; print(peft.__version__)") && \
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary peft --dest build peft==$$version && \
 	tar -xzf build/peft-$$version.tar.gz -C $(@D) --strip-components=2 peft-$$version/tests
