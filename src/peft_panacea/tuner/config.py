@@ -168,7 +168,10 @@ def _checked_objectives(objectives: Any) -> int | list[str]:
 
 
 def _checked_default(preference: Any, objectives: list[str]) -> list[float]:
-    parsed = parse_preference(preference, objectives)
+    try:
+        parsed = parse_preference(preference, objectives)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("`preference`", "`default_preference`", 1)) from None
     if parsed.ndim != 1:
         raise ValueError(f"`default_preference` must be one preference, but got {parsed.shape[0]} rows.")
     values = [preference[name] for name in objectives] if isinstance(preference, Mapping) else preference

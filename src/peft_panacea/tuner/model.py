@@ -19,6 +19,7 @@ from . import steering
 from .checkpointing import preserve_preference_under_checkpointing, stop_preserving_preference
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
+from .loading import check_state_dict
 from .state import Preferences, PreferenceState
 
 HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs")
@@ -102,6 +103,14 @@ class PanaceaModel(BaseTuner):
         model = super()._unload_and_optionally_merge(*args, **kwargs)
         stop_preserving_preference(model)
         return model
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PanaceaConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_state_dict(model, adapter_name, remapped)
+        return remapped
 
     def set_preference(
         self, preference: Preferences, adapter_name: str | list[str] | None = None, *, extrapolate: bool = False
