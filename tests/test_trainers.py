@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, Trainer, TrainingArguments
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 
 from conftest import llama
@@ -66,6 +66,33 @@ def test_trl_trains_and_saves_unmodified(name, tmp_path):
     trainer.save_model(str(tmp_path / "saved"))
     base = AutoModelForCausalLM.from_pretrained(STORYTELLER)
     assert same(adapter(PeftModel.from_pretrained(base, tmp_path / "saved")), after)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_trl_on_a_quantised_model_with_the_diagonal_cast_back(bits, tmp_path):
+    """TRL casts the adapter to bfloat16, in which the diagonal would stop learning; the docs say what to do."""
+    pytest.importorskip("bitsandbytes", reason="installed by `make conformance`")
+    quantised = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(STORYTELLER, quantization_config=quantised, device_map="cpu"),
+        args=SFTConfig(
+            output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=4, learning_rate=3e-3, report_to=[],
+            use_cpu=True, save_strategy="no", disable_tqdm=True, max_length=32,
+        ),
+        train_dataset=Dataset.from_dict({"text": [p + ANSWERS[0] for p in PROMPTS]}),
+        processing_class=AutoTokenizer.from_pretrained(STORYTELLER),
+        peft_config=PanaceaConfig(objectives=["a", "b"], task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    assert {p.dtype for p in adapter(trainer.model).values()} == {torch.bfloat16}, "TRL does not cast any more"
+    for name, parameter in trainer.model.named_parameters():
+        if ".panacea_svd." in name and name.endswith(("sigma", "scale")):
+            parameter.data = parameter.data.float()
+    trainer.train()
+    after = adapter(trainer.model)
+    for name, parameter in after.items():
+        diagonal = name.endswith(("sigma", "scale"))
+        assert parameter.dtype == (torch.float32 if diagonal else torch.bfloat16), name
+        assert not diagonal or not torch.equal(parameter, parameter.bfloat16().float()), "no digit beyond bfloat16"
 
 
 class PreferenceTrainer(Trainer):
