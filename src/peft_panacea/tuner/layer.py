@@ -154,7 +154,7 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
             if name not in self.panacea_svd:
                 continue
             svd = self.panacea_svd[name]
-            preference = self.preference_state.get(name, svd.scale.device)
+            preference = self.preference_state.get(name, x.device)
             result = result + svd(self._cast_input_dtype(x, svd.V.dtype), preference)
         return result.to(dtype)
 
