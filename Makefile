@@ -1,13 +1,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test conformance lint docs
+.PHONY: quickstart test check-mechanics conformance lint docs
 
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+check-mechanics: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt bitsandbytes torchao
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP --disable-warnings --show-capture=stdout \
+		-k "checkpointing or resumed or full_graph or quantised or two_processes or own_preference or two_devices \
+		or mixed_rows" | grep -E "^(gradient|resumed|graphs|bnb|torchao|rank|forward|llama|gpt2|\[|\{)|passed|failed"
 
 conformance: tests/conformance/peft_tests/__init__.py
 	cd tests/conformance && OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 ../../$(BIN)/python -m pytest -q --disable-warnings -p no:cacheprovider \

@@ -29,6 +29,16 @@ def test_snippets(page, monkeypatch):
             printed = None
 
 
+def test_the_compatibility_page_names_tests_that_exist():
+    named = re.findall(
+        r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    )
+    assert len(named) > 20
+    for file, test in named:
+        (path,) = (ROOT / "tests").rglob(file)
+        assert f"def {test}(" in path.read_text(encoding="utf-8"), f"{file}::{test}"
+
+
 def test_the_readme_lists_every_top_level_file():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in (

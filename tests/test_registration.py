@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import peft
+import pytest
 from peft.utils import PeftType
 
 from conftest import llama, steered
@@ -39,6 +40,16 @@ def test_other_methods_do_not_learn_the_keyword():
     lora = peft.get_peft_model(llama(), peft.LoraConfig())
     assert "preference" not in lora.special_peft_forward_args
     assert "preference" in steered(llama()).special_peft_forward_args
+
+
+def test_what_only_lora_has_is_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'target_parameters'"):
+        PanaceaConfig(target_parameters=["experts.weight"])
+    with pytest.raises(ValueError, match="'PANACEA' is not compatible with the `PeftMixedModel`"):
+        peft.get_peft_model(llama(), PanaceaConfig(), mixed=True)
+    model = steered(llama())
+    with pytest.raises((AttributeError, NotImplementedError, ValueError)):
+        model.add_weighted_adapter(["default"], [1.0], "other")
 
 
 def test_config_is_found_by_type(tmp_path):

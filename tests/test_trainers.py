@@ -130,7 +130,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     resumed = trainer_in(tmp_path / "parts", gradient_checkpointing=True)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == whole.state.global_step == 6
-    assert same(adapter(resumed.model), adapter(whole.model))
+    ends = adapter(resumed.model), adapter(whole.model)
+    print("resumed, largest difference:", max((ends[0][n] - ends[1][n]).abs().max().item() for n in ends[0]))
+    assert same(*ends)
     assert not same(adapter(interrupted.model), adapter(whole.model))
 
 

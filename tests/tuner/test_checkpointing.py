@@ -36,7 +36,9 @@ def test_gradient_equals_that_without_checkpointing(build, use_reentrant, tokens
     model = trainable(build)
     expected = gradient(model, tokens)
     model.base_model.model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
-    assert (gradient(model, tokens) - expected).norm() <= 1e-5 * expected.norm()
+    error = ((gradient(model, tokens) - expected).norm() / expected.norm()).item()
+    print(f"gradient error under checkpointing, {build.__name__}, {use_reentrant=}: {error:.1g}")
+    assert error <= 1e-5
     assert model.get_preference().tolist() == torch.tensor([0.9, 0.1]).tolist()
 
 
@@ -53,7 +55,9 @@ def test_gradient_is_wrong_without_the_protection(tokens):
     expected = two_preferences(model)
     stop_preserving_preference(model)
     model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert (two_preferences(model) - expected).norm() > 0.01 * expected.norm()
+    error = ((two_preferences(model) - expected).norm() / expected.norm()).item()
+    print(f"gradient error under checkpointing without the protection: {error:.1g}")
+    assert error > 0.01
 
 
 def test_checkpointed_models_can_be_copied(tokens):

@@ -21,3 +21,11 @@ def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tok
         model.set_preference(rows)
         torch.testing.assert_close(compiled(**tokens).logits, model(**tokens).logits)
     assert counter.frame_count == 2
+    print(f"graphs, {training=}: 1 for four preferences, {counter.frame_count} with those for rows")
+
+
+def test_a_static_cache_decodes_like_a_dynamic_one(tokens):
+    model = steered(llama(), task_type="CAUSAL_LM")
+    options = {"preference": [[1, 0], [0, 1], [0.3, 0.7], [0.5, 0.5]], "do_sample": False, "max_new_tokens": 8}
+    static = model.generate(**tokens, cache_implementation="static", disable_compile=True, **options)
+    assert torch.equal(static, model.generate(**tokens, **options))

@@ -234,6 +234,14 @@ def test_mixed_adapter_batches_are_refused(either, tokens):
         either(**tokens, adapter_names=["default"] * 4)
 
 
+def test_packed_rows_are_refused(model, tokens):
+    """Two sequences in one row of tokens cannot have a preference each."""
+    ids, positions = tokens["input_ids"][[0, 2]].reshape(1, -1), torch.arange(10).repeat(2)[None]
+    with pytest.raises(ValueError, match=r"but got 2 rows .* where they are flattened use one preference"):
+        model(input_ids=ids, position_ids=positions, preference=ROWS[:2])
+    model(input_ids=ids, position_ids=positions, preference=ROWS[0])
+
+
 def test_setting_while_merged_warns_that_it_waits(model):
     model.merge_adapter()
     with pytest.warns(UserWarning, match=r"\['default'\] are merged .* takes effect once"):
