@@ -117,6 +117,19 @@ def test_diagonal_stays_float32_and_keeps_its_digits(dtype):
     assert svd.sigma[0].item() == svd.scale.item() == torch.tensor(1.001).item()
 
 
+def test_diagonal_is_float32_again_when_training_begins(monkeypatch):
+    svd = PanaceaSVD(4, 4, r=2, preference_rank=1, num_objectives=2, factor=1.0, dropout=0.0)
+    svd.reset_parameters(1.0, 1.0)
+    for parameter in svd.parameters():  # what TRL does
+        parameter.data = parameter.data.bfloat16()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.distributed, "is_initialized", lambda: True)
+        with pytest.raises(RuntimeError, match="`sigma` and `scale` must be float32 to learn, but were cast to"):
+            svd.train()
+    svd.train()
+    assert (svd.sigma.dtype, svd.scale.dtype, svd.U.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+
+
 def test_dropout_acts_in_training_only():
     svd = PanaceaSVD(50, 4, r=2, preference_rank=1, num_objectives=2, factor=1.0, dropout=0.5)
     svd.reset_parameters(1.0, 1.0, 1.0)

@@ -49,6 +49,9 @@ def delta_weight(U: Tensor, V: Tensor, gain: Tensor) -> Tensor:
     return (U * gain) @ V.T
 
 
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+
+
 class PanaceaSVD(nn.Module):
     """The parameters of one adapter on one layer, and what they add to the layer's output.
 
@@ -85,9 +88,8 @@ class PanaceaSVD(nn.Module):
         """U ~ N(0, std_u²), V ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
         nn.init.normal_(self.U, std=std_u)
         nn.init.normal_(self.V, std=std_v)
-        for diagonal in (self.sigma, self.scale):
-            if diagonal is not None:
-                nn.init.normal_(diagonal, std=std_gain)
+        for diagonal in self._diagonal():
+            nn.init.normal_(diagonal, std=std_gain)
 
     def gain(self, preference: Tensor) -> Tensor:
         """The constant c times (sigma, scale · p), [..., r + m·R], for a preference [..., m]."""
@@ -114,9 +116,25 @@ class PanaceaSVD(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PanaceaSVD:
         # sigma and scale stay float32 under .to(bfloat16) and .half(): a half-precision diagonal stops learning,
         # because 1.0 + 1e-3 rounds back to 1.0.
-        before = [(p, p.data) for p in (self.sigma, self.scale) if p is not None]
+        before = [(p, p.data) for p in self._diagonal()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for parameter, data in before:
-            if parameter.dtype in (torch.bfloat16, torch.float16):
+            if parameter.dtype in HALF_PRECISION:
                 parameter.data = data.to(parameter.device)
         return self
+
+    def train(self, mode: bool = True) -> PanaceaSVD:
+        # TRL casts the adapter of a quantised model to bfloat16 parameter by parameter, past `_apply`. Trainers come
+        # by here before a step, so the diagonal is cast back; but not once DDP holds buffers of the other dtype.
+        for parameter in self._diagonal():
+            if parameter.dtype in HALF_PRECISION:
+                if torch.distributed.is_available() and torch.distributed.is_initialized():
+                    raise RuntimeError(
+                        f"`sigma` and `scale` must be float32 to learn, but were cast to {parameter.dtype}; cast them "
+                        "back before the model is wrapped, as docs/initialisation.md says."
+                    )
+                parameter.data = parameter.data.float()
+        return super().train(mode)
+
+    def _diagonal(self) -> list[nn.Parameter]:
+        return [parameter for parameter in (self.sigma, self.scale) if parameter is not None]
