@@ -190,6 +190,7 @@ def names_are_paths(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def one_dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.function.__name__ in ONE_DTYPE:
         monkeypatch.delattr(PanaceaSVD, "_apply")
+        monkeypatch.delattr(PanaceaSVD, "train")
 
 
 def _replacement(module: ModuleType, names: str, values: Any) -> list[Any] | None:
