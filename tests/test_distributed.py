@@ -58,7 +58,8 @@ def on_every_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnEve
 def test_two_processes_train_like_one(on_every_process, how, dtype, checkpointing):
     """Every row has its own preference; each process has half of the rows."""
     for rank, largest in enumerate(on_every_process(worker.compare_training, how, dtype, checkpointing)):
-        print(f"rank {rank}, largest differences:", largest)
+        figures = {name: f"{value:.1e}" for name, value in largest.items()}
+        print(f"{how} {dtype}{' checkpointing' if checkpointing else ''}, rank {rank}, largest differences: {figures}")
         assert largest["training"] > 1e-3  # something was learned, so equal is not unchanged
         assert max(largest["loss"], largest["gradient"], largest["state"]) <= TOLERANCE
 
@@ -66,7 +67,7 @@ def test_two_processes_train_like_one(on_every_process, how, dtype, checkpointin
 def test_every_process_keeps_its_own_preference(on_every_process):
     """DDP broadcasts parameters and buffers from rank 0, when it is made and at every forward, but no preference."""
     results = on_every_process(worker.train_with_own_preference)
-    print(results)
+    print("ddp, a preference for each rank:", results)
     assert [result["preference"] for result in results] == [[1.0, 0.0], [0.0, 1.0]]
     assert all(result["loss"] <= TOLERANCE for result in results)
     assert all(result["loss, were rank 0's broadcast"] > 100 * TOLERANCE for result in results)
@@ -117,7 +118,7 @@ def test_a_model_on_two_devices(low_cpu_mem_usage, tmp_path, monkeypatch):
     dispatched.unmerge_adapter()
     errors["unmerged"] = error(dispatched, preference=[1, 0], expect=[1, 0])
     errors["merged and unloaded"] = error(dispatched.merge_and_unload(), expect=[0.2, 0.8])
-    print(errors)
+    print("offloaded:", errors)
     assert max(errors.values()) <= TOLERANCE
 
 

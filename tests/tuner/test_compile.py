@@ -24,6 +24,26 @@ def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tok
     print(f"graphs, {training=}: 1 for four preferences, {counter.frame_count} with those for rows")
 
 
+def test_the_graph_has_the_eager_gradient(tokens):
+    """Through AOT autograd, with two preferences before one backward."""
+    torch._dynamo.reset()
+    model = steered(llama()).train()
+
+    def gradient(call):
+        model.zero_grad()
+        losses = []
+        for p in ([1, 0], [[0, 1]] * 4):
+            model.set_preference(p)
+            losses.append(call(**tokens, labels=tokens["input_ids"]).loss)
+        sum(losses).backward()
+        return torch.cat([p.grad.flatten() for n, p in model.named_parameters() if ".panacea_svd." in n])
+
+    expected = gradient(model)
+    error = ((gradient(torch.compile(model, backend="aot_eager")) - expected).norm() / expected.norm()).item()
+    print(f"compiled gradient error: {error:.1g}")
+    assert error <= 1e-5
+
+
 def test_a_static_cache_decodes_like_a_dynamic_one(tokens):
     model = steered(llama(), task_type="CAUSAL_LM")
     options = {"preference": [[1, 0], [0, 1], [0.3, 0.7], [0.5, 0.5]], "do_sample": False, "max_new_tokens": 8}

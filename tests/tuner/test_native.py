@@ -75,6 +75,12 @@ def test_several_adapters_share_one_state(tokens, native):
     peft_panacea.set_preference(native, [1, 0])
 
 
+def test_hotswap_is_refused(native, tmp_path):
+    native.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Hotswapping is currently only supported for LoRA"):
+        native.load_adapter(tmp_path, hotswap=True, adapter_name="default")
+
+
 def test_pipeline_is_steered():
     folder = Path(__file__).resolve().parents[2] / "examples" / "storyteller" / "model"
     model = steered(AutoModelForCausalLM.from_pretrained(folder), task_type="CAUSAL_LM")

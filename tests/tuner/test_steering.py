@@ -270,6 +270,22 @@ def test_two_preferences_in_one_backward(model, tokens):
         torch.testing.assert_close(grad, first[name] + second[name], **CLOSE)
 
 
+def test_accumulated_gradients_are_those_of_the_whole_batch(model, tokens):
+    """Micro-batches with the preferences of their rows; the rows have no padding, so that each weighs the same."""
+    ids = tokens["input_ids"].clamp(min=3)
+    model.train()
+
+    def gradient(parts):
+        model.zero_grad()
+        for rows, preference in zip(ids.chunk(parts), torch.tensor(ROWS).chunk(parts), strict=True):
+            (model(input_ids=rows, labels=rows, preference=preference).loss / parts).backward()
+        return torch.cat([p.grad.flatten() for n, p in model.named_parameters() if ".panacea_svd." in n])
+
+    error = ((gradient(4) - gradient(1)).norm() / gradient(1).norm()).item()
+    print(f"gradient error, accumulated over four micro-batches: {error:.1g}")
+    assert error <= 1e-5
+
+
 def test_loading_starts_at_the_default_preference(base, tmp_path):
     model = steered(base, default_preference=[0.9, 0.1])
     assert model.get_preference().tolist() == torch.tensor([0.9, 0.1]).tolist()
