@@ -1,6 +1,9 @@
 """Tiny models made in code; nothing here needs a network."""
 
+import importlib.util
 import os
+from pathlib import Path
+from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -77,6 +80,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(torch.relu(self.hidden(x)))
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script that is not part of a package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -1,20 +1,18 @@
 """The tables in the docs are the committed results."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+
+from conftest import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
 def width_sweep():
-    spec = importlib.util.spec_from_file_location("width_sweep", ROOT / "benchmarks" / "width_sweep.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "benchmarks" / "width_sweep.py")
 
 
 @pytest.mark.parametrize("inputs", ["white", "coloured"])

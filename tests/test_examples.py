@@ -1,6 +1,5 @@
 """The quickstart's parts do what their docstrings say, and the whole runs."""
 
-import importlib.util
 import json
 import random
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import steered
+from conftest import load_script, steered
 
 ROOT = Path(__file__).resolve().parent.parent
 STORYTELLER = ROOT / "examples" / "storyteller" / "model"
@@ -19,10 +18,7 @@ STORYTELLER = ROOT / "examples" / "storyteller" / "model"
 
 @pytest.fixture(scope="module")
 def quickstart():
-    spec = importlib.util.spec_from_file_location("quickstart", ROOT / "examples" / "quickstart.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "examples" / "quickstart.py")
 
 
 @pytest.fixture(scope="module")

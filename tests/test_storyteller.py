@@ -1,6 +1,5 @@
 """The embedded model's corpus is what its rewards need, and its training script runs."""
 
-import importlib.util
 import random
 import re
 import subprocess
@@ -10,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import load_script
+
 STORYTELLER = Path(__file__).resolve().parent.parent / "examples" / "storyteller"
 
 
 @pytest.fixture(scope="module")
 def grammar():
-    spec = importlib.util.spec_from_file_location("grammar", STORYTELLER / "grammar.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(STORYTELLER / "grammar.py")
 
 
 def test_a_seed_gives_a_story(grammar):
