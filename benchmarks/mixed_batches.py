@@ -1,0 +1,61 @@
+"""A front of 11 preferences on 128 prompts: mixed batches against one preference after another.
+
+    OMP_NUM_THREADS=1 python benchmarks/mixed_batches.py
+
+The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have the
+same largest batch; one preference alone has no more than 128 rows to fill it with.
+"""
+
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from tqdm.auto import trange
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from peft_panacea.front import evaluate_front
+from peft_panacea.simplex import simplex_grid
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+import styles
+
+TURNS, BATCHES = 5, (64, 256, 1408)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    path = ROOT / "examples/storyteller"
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path / "model"), path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(path / "model")
+    rewards = {"cheerful": styles.cheerful, "brief": styles.brief}
+    rng = random.Random(0)
+    prompts = list(dict.fromkeys(styles.grammar.prompt(rng) for _ in range(1000)))[:128]
+    grid = simplex_grid(2, 10)
+
+    def seconds(parts: list[torch.Tensor], batch_size: int) -> float:
+        start = time.perf_counter()
+        for part in parts:
+            evaluate_front(model, prompts, rewards, part, tokenizer=tokenizer, batch_size=batch_size, base=False)
+        return time.perf_counter() - start
+
+    for batch_size in BATCHES:
+        turns = [
+            (seconds([grid], batch_size), seconds(list(grid.split(1)), batch_size))
+            for _ in trange(TURNS, desc=f"batches of {batch_size}")
+        ]
+        low, median, high = statistics.quantiles((mixed / alone for mixed, alone in turns), n=4)
+        mixed, alone = (statistics.median(column) for column in zip(*turns, strict=True))
+        print(
+            f"batches of at most {batch_size}: mixed {mixed:.1f} s, one after another {alone:.1f} s, "
+            f"ratio {median:.2f} (quartiles {low:.2f} to {high:.2f})"
+        )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""One thing changed at a time: four styles (sft4), two seeds, measured on the prompts for development.
+
+    OMP_NUM_THREADS=1 python benchmarks/paper/ablations.py --shared ../shared
+
+Writes `docs/results/ablations.json`; resumable, finished runs are read from it. `--table` only prints the tables, which
+are those of `docs/open-questions.md`. Seeds and prompts are others than those of the main results.
+"""
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import disable_progress_bars
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from peft_panacea import metrics
+from peft_panacea.simplex import PreferenceSampler
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from methods import soup
+from stories import Settings
+
+from sft import SFT, STYLES, PanaceaSFTTrainer
+
+SEEDS = (10, 11)
+OWN = Settings(r=2, preference_rank=8)
+CHANGES: dict[str, dict[str, Settings]] = {
+    "rank": {
+        **{f"r = {r}, 1 for each objective": replace(OWN, r=r, preference_rank=1) for r in (0, 2, 8)},
+        **{f"r = 2, {R} for each objective": replace(OWN, preference_rank=R) for R in (4, 8, 16)},
+        "r = 0, 8 for each objective": replace(OWN, r=0),
+    },
+    "scale": {
+        "one for each matrix, the paper's": OWN,
+        "one for each matrix and objective": replace(OWN, scale_per_objective=True),
+    },
+    "initialisation": {
+        "c by width": OWN,
+        "c = 64, the paper's": replace(OWN, scaling="paper"),
+    },
+    "vertices": {f"{share:g} of the rows": replace(OWN, vertex_probability=share) for share in (0.0, 0.5, 0.9)},
+    "learning rate": {f"{rate:g}": replace(OWN, learning_rate=rate) for rate in (3e-3, 1e-2, 3e-2)},
+}
+REGIONS = ("everywhere", "vertices alone", "inner half")
+PAIRS = {"alike": ("cheerful", "gloomy"), "unlike": ("brief", "spoken")}
+
+
+class InnerTrainer(PanaceaSFTTrainer):
+    """Preferences half way between uniform ones and the centre, so that no entry exceeds (1 + 1/m) / 2."""
+
+    def _draw(self, n: int | None, key: dict[str, int], objective: Tensor | None = None) -> Tensor:
+        # With q = (p + 1/m) / 2, density ∝ q_i is half of it ∝ p_i, and half of it plain.
+        assert n is not None
+        sampler = PreferenceSampler(len(self.objectives), seed=self.args.seed)
+        own, plain = sampler.given(objective, **key), sampler(n, **key)
+        first = torch.rand(n, 1, generator=torch.Generator().manual_seed(key["step"])) < 0.5
+        return (torch.where(first, own, plain) + 1 / len(self.objectives)) / 2
+
+
+class Inner(SFT):
+    trainer = InnerTrainer
+
+
+def run(kind: str, label: str, seed: int, shared: Path) -> dict[str, Any]:
+    if kind == "conflict":
+        experiment = SFT(shared, 2)
+        pair, method = label.split(": ")
+        experiment.objectives = list(PAIRS[pair])
+    else:
+        experiment = (Inner if label == "inner half" else SFT)(shared, 4)
+    steps = experiment.steps
+    if kind == "conflict" and method == "Rewarded Soups":
+        specialists = [experiment.train_one(v, OWN, steps // 2, seed) for v in np.eye(2).tolist()]
+        model = soup(experiment, specialists)
+    else:
+        settings = CHANGES[kind][label] if kind in CHANGES else OWN
+        if kind == "region":
+            settings = replace(OWN, vertex_probability=1.0 if label == "vertices alone" else 0.5)
+        model = experiment.train_one(None, settings, steps, seed)
+    front = experiment.front(model, experiment.grid, base=True, prompts=experiment.development)
+    return {
+        "kind": kind, "label": label, "seed": seed, "preferences": front.preferences.round(4).tolist(),
+        "values": front.values.round(5).tolist(), "base": front.base_values.round(5).tolist(),
+    }  # fmt: skip
+
+
+def summary(runs: list[dict[str, Any]], margin: float = 0.5) -> dict[str, np.ndarray]:
+    """Of the seeds of one label: hypervolume above two points, and Σ pᵢ Jᵢ at three kinds of preferences."""
+    rows = []
+    for r in runs:
+        values, preferences, base = (np.array(r[key]) for key in ("values", "preferences", "base"))
+        weighted, m = (values * preferences).sum(axis=1), len(base)
+        rows.append({
+            "above the base": metrics.hypervolume(values, base),
+            f"above the base - {margin}": metrics.hypervolume(values, base - margin),
+            "vertices": weighted[:m].mean(), "between": weighted[m + 1 :].mean(), "centre": weighted[m],
+        })  # fmt: skip
+    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def tables(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """Mean over the seeds and half of their range."""
+    found = {}
+    for kind in dict.fromkeys(r["kind"] for r in runs):
+        labels = dict.fromkeys(r["label"] for r in runs if r["kind"] == kind)
+        by_label = {label: summary([r for r in runs if (r["kind"], r["label"]) == (kind, label)]) for label in labels}
+        columns = list(next(iter(by_label.values())))
+        lines = [f"| {kind} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+        for label, columns_of_one in by_label.items():
+            cells = [f"{c.mean():.3f} ± {np.ptp(c) / 2:.3f}" for c in columns_of_one.values()]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+        found[kind] = "\n".join(lines)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/ablations.json"))
+    parser.add_argument("--table", action="store_true")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    disable_progress_bars()
+    torch.set_num_threads(1)
+    runs = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
+    todo = [(kind, label, seed) for seed in SEEDS for kind in CHANGES for label in CHANGES[kind]]
+    todo += [("region", label, seed) for seed in SEEDS for label in REGIONS]
+    todo += [("conflict", f"{pair}: {method}", seed)
+             for seed in SEEDS for pair in PAIRS for method in ("Panacea", "Rewarded Soups")]  # fmt: skip
+    done = {(r["kind"], r["label"], r["seed"]) for r in runs}
+    for key in [] if args.table else tqdm([key for key in todo if key not in done], desc="runs"):
+        runs.append(run(*key, args.shared.resolve()))
+        report = {"command": "python benchmarks/paper/ablations.py", "styles": list(STYLES)[:4], "runs": runs}
+        partial = args.output.with_suffix(".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(report) + "\n")
+        os.replace(partial, args.output)
+    for text in tables(runs).values():
+        print(text, end="\n\n")
+
+
+if __name__ == "__main__":
+    main()

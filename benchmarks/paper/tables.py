@@ -1,0 +1,161 @@
+"""The tables and pictures of `docs/results.md`, from the raw results in `docs/results/`, without running anything.
+
+    python benchmarks/paper/tables.py            # writes the tables between the markers of docs/results.md
+    python benchmarks/paper/tables.py --figures  # and the pictures
+
+Values are means over held-out prompts, then mean ± standard deviation over the training seeds. The hypervolume has two
+reference points: the base model's own scores, and the nadir, the worst value of each objective over all methods and
+seeds. Both rules were fixed before the first run.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peft_panacea.front import Front, nadir
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, PAGE = ROOT / "docs/results", ROOT / "docs/results.md"
+PAPER = {  # hypervolume of Panacea / Rewarded Soups in the paper's tables
+    "rl2": "1.77 and 1.62",
+    "rl3": "1.26",
+    "dpo": "1.01 to 1.06",
+    "sft3": "1.7",
+    "sft4": "2.7",
+    "sft5": "4.1",
+    "sft10": "12",
+}
+SOUPS = ("Rewarded Soups", "Rewarded Soups of A and B")
+CEILING = "one per preference, each"
+
+
+class Result:
+    """One experiment: fronts by method, one for each seed, in units of the base model's spread where there is one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.raw = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        bases = np.array([f["base"] for f in self.raw["fronts"] if "base" in f])
+        self.base = bases.mean(axis=0)
+        normalisation = self.raw["normalisation"]
+        self.scale = None if normalisation is None else (self.base, np.array(normalisation[1]))
+        self.fronts: dict[str, list[Front]] = {}
+        for f in self.raw["fronts"]:
+            effects = {effect: np.array(values)[:, None] for effect, values in f["side effects"].items()}
+            details = {key: f[key] for key in ("method", "seed", "cost", "seconds")}
+            self.fronts.setdefault(f["method"], []).append(
+                Front(
+                    self.raw["objectives"], f["preferences"], np.array(f["values"])[:, None], base=self.base[None],
+                    normalisation=self.scale, side_effects=effects, details=details,
+                )
+            )  # fmt: skip
+        self.nadir = nadir([front for fronts in self.fronts.values() for front in fronts])
+
+    def column(self, method: str, metric: str, reference: Any = None, on: Any = None) -> np.ndarray:
+        """A metric for every seed; `on` keeps only these preferences."""
+        fronts = self.fronts[method]
+        if on is not None:
+            fronts = [_at(front, on) for front in fronts]
+        return np.array([front.metrics(reference)[metric] for front in fronts])
+
+
+def _at(front: Front, preferences: np.ndarray) -> Front:
+    index = [int(np.abs(front.preferences - p).sum(axis=1).argmin()) for p in preferences]
+    return Front(front.objectives, front.preferences[index], front.scores[:][index], base=front.base,
+                 normalisation=front.normalisation)  # fmt: skip
+
+
+def _cell(values: np.ndarray, digits: int = 3) -> str:
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def table(result: Result) -> str:
+    effects = list(next(iter(result.fronts.values()))[0].side_effects)
+    effects = [effect for effect in ("KL", "log-perplexity") if effect in effects]
+    columns = ["hypervolume above the base", "above the nadir", "inner product", "spacing", "monotonicity", *effects]
+    lines = [f"| method | cost | {' | '.join(columns)} |", "|---|---:|" + "---|" * len(columns)]
+    order = sorted(result.fronts, key=lambda method: result.fronts[method][0].details["cost"])
+    for method in order:
+        fronts = result.fronts[method]
+        points = len(fronts[0].preferences)
+        cells = [
+            _cell(result.column(method, "hypervolume")),
+            _cell(result.column(method, "hypervolume", result.nadir)),
+            *(_cell(result.column(method, name)) for name in ("inner product", "spacing", "monotonicity")),
+            *(_cell(np.array([f.side_effects[effect].mean() for f in fronts]), 2) for effect in effects),
+        ]
+        cost = fronts[0].details["cost"]
+        lines.append(f"| {method} ({points} points) | {cost:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ratios(results: list[Result]) -> str:
+    """Panacea's hypervolume in that of Rewarded Soups at equal cost, the better of its two forms, by seed."""
+    lines = ["| experiment | paper | Panacea | above the base | seeds ahead | above the nadir | seeds ahead |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for result in results:
+        for method in (m for m in result.fronts if m.startswith("Panacea")):
+            cells = []
+            for reference in (None, result.nadir):
+                own = result.column(method, "hypervolume", reference)
+                soup = max(
+                    (result.column(s, "hypervolume", reference) for s in SOUPS if s in result.fronts), key=np.mean
+                )
+                ratio = f"{own.mean() / soup.mean():.2f}" if soup.mean() > 0 else "∞"
+                cells += [ratio, f"{int((own > soup).sum())} of {len(own)}"]
+            lines.append(f"| {result.name} | {PAPER[result.name]} | {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shares(results: list[Result]) -> str:
+    """Of the ceiling's hypervolume at the ceiling's own preferences, at equal steps for each of its models."""
+    lines = ["| experiment | method | share of the cost | hypervolume above the base | above the nadir |", "|---|---|---|---|---|"]  # fmt: skip
+    for result in results:
+        ceiling = result.fronts[CEILING][0]
+        for method, fronts in result.fronts.items():
+            if method in (CEILING, "one per preference") or method.startswith("one per objective"):
+                continue
+            cells = []
+            for reference in (None, result.nadir):
+                top = result.column(CEILING, "hypervolume", reference).mean()
+                own = result.column(method, "hypervolume", reference, on=ceiling.preferences).mean()
+                cells.append(f"{100 * own / top:.0f} %")
+            cost = fronts[0].details["cost"] / ceiling.details["cost"]
+            lines.append(f"| {result.name} | {method} | {cost:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables() -> dict[str, str]:
+    """By the name of the marker in the page."""
+    results = {name: Result(name) for name in PAPER if (RESULTS / f"{name}.json").exists()}
+    found = {name: table(result) for name, result in results.items()}
+    found["ratios"] = ratios(list(results.values()))
+    found["shares"] = shares([result for result in results.values() if CEILING in result.fronts])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", action="store_true")
+    args = parser.parse_args()
+    page = PAGE.read_text(encoding="utf-8")
+    for name, text in tables().items():
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        page, n = re.subn(pattern, lambda match, text=text: match[1] + text + match[2], page, flags=re.DOTALL)
+        print(text if n else f"No marker for {name}:\n{text}", end="\n\n")
+    PAGE.write_text(page, encoding="utf-8")
+    if args.figures:
+        from peft_panacea.plots import plot_fronts
+
+        for name in PAPER:
+            if (RESULTS / f"{name}.json").exists():
+                fronts = Result(name).fronts
+                shown = {m: fronts[m] for m in ("Panacea", "Rewarded Soups", CEILING) if m in fronts}
+                plot_fronts(shown).savefig(RESULTS / f"{name}.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
