@@ -26,7 +26,7 @@ from peft_panacea.simplex import simplex_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
-import styles
+import styles  # noqa: E402  (of the examples)
 
 PROMPTS, HELD_OUT, LIMIT, LEVEL = 48, 512, 0.5, 0.95
 

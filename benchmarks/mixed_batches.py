@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/mixed_batches.py
 
-The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have the
-same largest batch; one preference alone has no more than 128 rows to fill it with.
+The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have
+the same largest batch; one preference alone has no more than 128 rows to fill it with.
 """
 
 import random
@@ -22,7 +22,7 @@ from peft_panacea.simplex import simplex_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
-import styles
+import styles  # noqa: E402  (of the examples)
 
 TURNS, BATCHES = 5, (64, 256, 1408)
 

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from peft import get_peft_model
 
-from conftest import load_script
+from conftest import llama, load_script
+from peft_panacea import PanaceaConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,3 +49,64 @@ def test_readme_numbers_are_the_committed_front():
         if p[0] in (0.0, 0.5, 1.0):
             row = f"| {p[0]:.1f} | {mean[0]:+.2f} ± {error[0]:.2f} | {-mean[1]:.2f} ± {error[1]:.2f} |"
             assert row in readme
+
+
+@pytest.fixture(scope="module")
+def paper_tables():
+    return load_script(ROOT / "benchmarks" / "paper" / "tables.py")
+
+
+def test_tables_of_the_papers_experiments(paper_tables):
+    pages = "".join(page.read_text(encoding="utf-8") for page in paper_tables.PAGES)
+    for name, table in paper_tables.tables().items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end -->" in pages, name
+
+
+def test_concave_table():
+    report = json.loads((ROOT / "docs" / "results" / "concave.json").read_text())
+    table = load_script(ROOT / "benchmarks" / "concave.py").table(report)
+    assert table in (ROOT / "docs" / "open-questions.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def specialists():
+    """Two separate models of rank 5, each under its own vertex, with updates that are not zero."""
+    models = []
+    for i in range(2):
+        torch.manual_seed(i)
+        vertex = [float(i == 0), float(i == 1)]
+        config = PanaceaConfig(objectives=2, r=3, default_preference=vertex, init_weights=False, task_type="CAUSAL_LM")
+        models.append(get_peft_model(llama(), config))
+    return models
+
+
+class Experiment:
+    objectives = ("first", "second")
+
+    def base_model(self):
+        return llama()
+
+
+def updates(model, preference):
+    return [module.delta_weight(torch.tensor(preference)) for module in paper_methods().adapters(model).values()]
+
+
+def paper_methods():
+    return load_script(ROOT / "benchmarks" / "paper" / "methods.py")
+
+
+@pytest.mark.parametrize("preference", [[1.0, 0.0], [0.3, 0.7], [0.0, 1.0]])
+def test_a_soup_is_the_weighted_mean_of_the_updates(specialists, preference):
+    soup = paper_methods().soup(Experiment(), specialists)
+    first, second = updates(specialists[0], [1.0, 0.0]), updates(specialists[1], [0.0, 1.0])
+    for found, a, b in zip(updates(soup, preference), first, second, strict=True):
+        torch.testing.assert_close(found, preference[0] * a + preference[1] * b)
+
+
+def test_a_soup_of_factors_is_pefts_linear_combination(specialists):
+    soup = paper_methods().soup_of_factors(Experiment(), specialists, [0.3, 0.7])
+    adapters = [paper_methods().adapters(model).values() for model in specialists]
+    for found, a, b in zip(updates(soup, [1.0, 0.0]), *adapters, strict=True):
+        (Ba, Aa), (Bb, Ab) = (paper_methods().factors(x, v) for x, v in ((a, [1.0, 0.0]), (b, [0.0, 1.0])))
+        B, A = (0.3**0.5 * x + 0.7**0.5 * y for x, y in ((Ba, Bb), (Aa, Ab)))
+        torch.testing.assert_close(found, B @ A.T)

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/paper/ablations.py --shared ../shared
 
-Writes `docs/results/ablations.json`; resumable, finished runs are read from it. `--table` only prints the tables, which
-are those of `docs/open-questions.md`. Seeds and prompts are others than those of the main results.
+Writes `docs/results/ablations.json`; resumable, finished runs are read from it. `tables.py` makes the tables of
+`docs/open-questions.md` from it. Seeds and prompts are others than those of the main results.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from datasets import disable_progress_bars
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from peft_panacea import metrics
 from peft_panacea.simplex import PreferenceSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -41,6 +40,11 @@ CHANGES: dict[str, dict[str, Settings]] = {
     "scale": {
         "one for each matrix, the paper's": OWN,
         "one for each matrix and objective": replace(OWN, scale_per_objective=True),
+    },
+    "gain": {
+        "linear in the preference, the paper's": OWN,
+        "a learned power of it": replace(OWN, monotone=True),
+        "bilinear, after PARM": replace(OWN, bilinear=True),
     },
     "initialisation": {
         "c by width": OWN,
@@ -92,40 +96,10 @@ def run(kind: str, label: str, seed: int, shared: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(runs: list[dict[str, Any]], margin: float = 0.5) -> dict[str, np.ndarray]:
-    """Of the seeds of one label: hypervolume above two points, and Σ pᵢ Jᵢ at three kinds of preferences."""
-    rows = []
-    for r in runs:
-        values, preferences, base = (np.array(r[key]) for key in ("values", "preferences", "base"))
-        weighted, m = (values * preferences).sum(axis=1), len(base)
-        rows.append({
-            "above the base": metrics.hypervolume(values, base),
-            f"above the base - {margin}": metrics.hypervolume(values, base - margin),
-            "vertices": weighted[:m].mean(), "between": weighted[m + 1 :].mean(), "centre": weighted[m],
-        })  # fmt: skip
-    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
-
-
-def tables(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """Mean over the seeds and half of their range."""
-    found = {}
-    for kind in dict.fromkeys(r["kind"] for r in runs):
-        labels = dict.fromkeys(r["label"] for r in runs if r["kind"] == kind)
-        by_label = {label: summary([r for r in runs if (r["kind"], r["label"]) == (kind, label)]) for label in labels}
-        columns = list(next(iter(by_label.values())))
-        lines = [f"| {kind} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-        for label, columns_of_one in by_label.items():
-            cells = [f"{c.mean():.3f} ± {np.ptp(c) / 2:.3f}" for c in columns_of_one.values()]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-        found[kind] = "\n".join(lines)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/ablations.json"))
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()
@@ -136,15 +110,13 @@ def main() -> None:
     todo += [("conflict", f"{pair}: {method}", seed)
              for seed in SEEDS for pair in PAIRS for method in ("Panacea", "Rewarded Soups")]  # fmt: skip
     done = {(r["kind"], r["label"], r["seed"]) for r in runs}
-    for key in [] if args.table else tqdm([key for key in todo if key not in done], desc="runs"):
+    for key in tqdm([key for key in todo if key not in done], desc="runs"):
         runs.append(run(*key, args.shared.resolve()))
         report = {"command": "python benchmarks/paper/ablations.py", "styles": list(STYLES)[:4], "runs": runs}
         partial = args.output.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(report) + "\n")
         os.replace(partial, args.output)
-    for text in tables(runs).values():
-        print(text, end="\n\n")
 
 
 if __name__ == "__main__":

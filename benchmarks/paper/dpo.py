@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
-from stories import QUIET, Settings, Stories, change
+from stories import QUIET, Settings, Stories
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
+from variants import change
 
 from peft_panacea.front import Front
 from peft_panacea.front.sampling import Sampler
@@ -64,7 +65,7 @@ class DPO(Stories):
         return json.loads(path.read_text())
 
     def pairs(self, prompt: str) -> list[tuple[int, int, list[int]]]:
-        """Pairs of answers, and for each objective whether the first is better, 1, or the second, -1; ties left out."""
+        """Pairs of answers, and for each objective 1 if the first is better, -1 if the second is; no ties."""
         scores = np.array(self.answers[prompt]["scores"])
         found = [
             (i, j, np.sign(scores[i] - scores[j]).astype(int).tolist()) for i, j in combinations(range(ANSWERS), 2)
@@ -72,7 +73,7 @@ class DPO(Stories):
         return [(i, j, label) for i, j, label in found if all(label)]
 
     def train_one(self, fixed: list[float] | None, settings: Settings, steps: int, seed: int) -> PeftModel:
-        """Panacea, or with a fixed preference one separate model on pairs of objective i in proportion to its weight."""
+        """Panacea, or with a fixed preference a separate model on pairs of objective i in proportion to its weight."""
         set_seed(seed)
         rows = [
             {"prompt": p, "chosen": self.answers[p]["texts"][i], "rejected": self.answers[p]["texts"][j],
@@ -89,7 +90,8 @@ class DPO(Stories):
             ]  # fmt: skip
         args = DPOConfig(
             "runs/paper/unused", max_steps=steps, per_device_train_batch_size=ROWS, beta=BETA, seed=seed,
-            learning_rate=settings.learning_rate or self.learning_rate, warmup_steps=max(1, steps // 10), max_length=112,
+            learning_rate=settings.learning_rate or self.learning_rate, warmup_steps=max(1, steps // 10),
+            max_length=112,
             **QUIET,
         )  # fmt: skip
         common: dict[str, Any] = {"train_dataset": Dataset.from_list(rows), "processing_class": self.tokenizer}

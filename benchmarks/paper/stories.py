@@ -6,9 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from parm import make_bilinear
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from peft_panacea import PanaceaConfig
@@ -38,6 +35,7 @@ class Settings:
     learning_rate: float | None = None
     scale_per_objective: bool = False
     bilinear: bool = False
+    monotone: bool = False
 
 
 class Stories:
@@ -75,22 +73,3 @@ class Stories:
         own = {"r": settings.r, "preference_rank": settings.preference_rank, "scaling": settings.scaling}
         separate = {"r": 8 + m - 1, "default_preference": fixed}
         return PanaceaConfig(objectives=objectives, task_type="CAUSAL_LM", **(own if fixed is None else separate))
-
-
-def change(model: PeftModel, settings: Settings) -> None:
-    """What the package has no option for, in place, before training."""
-    if settings.bilinear:
-        make_bilinear(model)
-    if settings.scale_per_objective:
-        scale_per_objective(model)
-
-
-def scale_per_objective(model: PeftModel) -> None:
-    """Give every objective a scale of its own on every matrix, in place of the paper's one."""
-    for name, parameter in list(model.named_parameters()):
-        if name.endswith(".scale"):
-            module = model.get_submodule(name.rpartition(".")[0])
-            objectives = (
-                module.U.shape[1] - (0 if module.sigma is None else len(module.sigma))
-            ) // module.preference_rank
-            module.scale = torch.nn.Parameter(parameter.detach().repeat(objectives))

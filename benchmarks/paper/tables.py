@@ -1,6 +1,6 @@
-"""The tables and pictures of `docs/results.md`, from the raw results in `docs/results/`, without running anything.
+"""The tables and pictures of `docs/results.md` and `docs/open-questions.md`, from the raw results in `docs/results/`.
 
-    python benchmarks/paper/tables.py            # writes the tables between the markers of docs/results.md
+    python benchmarks/paper/tables.py            # writes the tables between the markers of the two pages
     python benchmarks/paper/tables.py --figures  # and the pictures
 
 Values are means over held-out prompts, then mean ± standard deviation over the training seeds. The hypervolume has two
@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from peft_panacea import metrics
 from peft_panacea.front import Front, nadir
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS, PAGE = ROOT / "docs/results", ROOT / "docs/results.md"
+RESULTS = ROOT / "docs/results"
+PAGES = ROOT / "docs/results.md", ROOT / "docs/open-questions.md"
 PAPER = {  # hypervolume of Panacea / Rewarded Soups in the paper's tables
     "rl2": "1.77 and 1.62",
     "rl3": "1.26",
@@ -31,6 +33,7 @@ PAPER = {  # hypervolume of Panacea / Rewarded Soups in the paper's tables
 }
 SOUPS = ("Rewarded Soups", "Rewarded Soups of A and B")
 CEILING = "one per preference, each"
+OWN = "Panacea, per row, rank 8 each"
 
 
 class Result:
@@ -128,12 +131,45 @@ def shares(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
+def conditions(runs: list[dict[str, Any]], margin: float = 0.5) -> dict[str, np.ndarray]:
+    """Of the seeds of one label: hypervolume above two points, and Σ pᵢ Jᵢ at three kinds of preferences."""
+    rows = []
+    for r in runs:
+        values, preferences, base = (np.array(r[key]) for key in ("values", "preferences", "base"))
+        weighted, m = (values * preferences).sum(axis=1), len(base)
+        rows.append({
+            "above the base": metrics.hypervolume(values, base),
+            f"above the base - {margin}": metrics.hypervolume(values, base - margin),
+            "vertices": weighted[:m].mean(), "between": weighted[m + 1 :].mean(), "centre": weighted[m],
+        })  # fmt: skip
+    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def ablations(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """By what was changed: mean over the two seeds ± half of their distance."""
+    found = {}
+    for kind in dict.fromkeys(r["kind"] for r in runs):
+        labels = dict.fromkeys(r["label"] for r in runs if r["kind"] == kind)
+        by_label = {
+            label: conditions([r for r in runs if (r["kind"], r["label"]) == (kind, label)]) for label in labels
+        }
+        columns = list(next(iter(by_label.values())))
+        lines = [f"| {kind} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+        for label, columns_of_one in by_label.items():
+            cells = [f"{c.mean():.3f} ± {np.ptp(c) / 2:.3f}" for c in columns_of_one.values()]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+        found[kind] = "\n".join(lines)
+    return found
+
+
 def tables() -> dict[str, str]:
     """By the name of the marker in the page."""
     results = {name: Result(name) for name in PAPER if (RESULTS / f"{name}.json").exists()}
     found = {name: table(result) for name, result in results.items()}
     found["ratios"] = ratios(list(results.values()))
     found["shares"] = shares([result for result in results.values() if CEILING in result.fronts])
+    if (RESULTS / "ablations.json").exists():
+        found |= ablations(json.loads((RESULTS / "ablations.json").read_text(encoding="utf-8"))["runs"])
     return found
 
 
@@ -141,19 +177,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures", action="store_true")
     args = parser.parse_args()
-    page = PAGE.read_text(encoding="utf-8")
-    for name, text in tables().items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        page, n = re.subn(pattern, lambda match, text=text: match[1] + text + match[2], page, flags=re.DOTALL)
-        print(text if n else f"No marker for {name}:\n{text}", end="\n\n")
-    PAGE.write_text(page, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, table in tables().items():
+            pattern = rf"(<!-- {name} -->\n).*?(\n?<!-- end -->)"
+            text = re.sub(
+                pattern, lambda match, table=table: f"{match[1]}{table}\n<!-- end -->", text, flags=re.DOTALL
+            )
+        page.write_text(text, encoding="utf-8")
     if args.figures:
         from peft_panacea.plots import plot_fronts
 
         for name in PAPER:
             if (RESULTS / f"{name}.json").exists():
                 fronts = Result(name).fronts
-                shown = {m: fronts[m] for m in ("Panacea", "Rewarded Soups", CEILING) if m in fronts}
+                shown = {m: fronts[m] for m in (OWN, "Rewarded Soups", CEILING) if m in fronts}
                 plot_fronts(shown).savefig(RESULTS / f"{name}.png", dpi=150)
 
 
