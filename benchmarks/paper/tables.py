@@ -56,14 +56,16 @@ class Result:
                     normalisation=self.scale, side_effects=effects, details=details,
                 )
             )  # fmt: skip
+        self.known: dict[Any, list[dict[str, float]]] = {}
         self.nadir = nadir([front for fronts in self.fronts.values() for front in fronts])
 
     def column(self, method: str, metric: str, reference: Any = None, on: Any = None) -> np.ndarray:
         """A metric for every seed; `on` keeps only these preferences."""
-        fronts = self.fronts[method]
-        if on is not None:
-            fronts = [_at(front, on) for front in fronts]
-        return np.array([front.metrics(reference)[metric] for front in fronts])
+        key = method, reference is None, on is None
+        if key not in self.known:
+            fronts = self.fronts[method] if on is None else [_at(front, on) for front in self.fronts[method]]
+            self.known[key] = [front.metrics(reference) for front in fronts]
+        return np.array([metrics_of_one[metric] for metrics_of_one in self.known[key]])
 
 
 def _at(front: Front, preferences: np.ndarray) -> Front:
@@ -98,7 +100,8 @@ def table(result: Result) -> str:
 
 def ratios(results: list[Result]) -> str:
     """Panacea's hypervolume in that of Rewarded Soups at equal cost, the better of its two forms, by seed."""
-    lines = ["| experiment | paper | Panacea | above the base | seeds ahead | above the nadir | seeds ahead |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    columns = ["experiment", "paper", "Panacea", "above the base", "seeds ahead", "above the nadir", "seeds ahead"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
         for method in (m for m in result.fronts if m.startswith("Panacea")):
             cells = []
@@ -115,7 +118,8 @@ def ratios(results: list[Result]) -> str:
 
 def shares(results: list[Result]) -> str:
     """Of the ceiling's hypervolume at the ceiling's own preferences, at equal steps for each of its models."""
-    lines = ["| experiment | method | share of the cost | hypervolume above the base | above the nadir |", "|---|---|---|---|---|"]  # fmt: skip
+    columns = ["experiment", "method", "share of the cost", "hypervolume above the base", "above the nadir"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
         ceiling = result.fronts[CEILING][0]
         for method, fronts in result.fronts.items():
@@ -149,10 +153,9 @@ def ablations(runs: list[dict[str, Any]]) -> dict[str, str]:
     """By what was changed: mean over the two seeds ± half of their distance."""
     found = {}
     for kind in dict.fromkeys(r["kind"] for r in runs):
-        labels = dict.fromkeys(r["label"] for r in runs if r["kind"] == kind)
-        by_label = {
-            label: conditions([r for r in runs if (r["kind"], r["label"]) == (kind, label)]) for label in labels
-        }
+        own = [r for r in runs if r["kind"] == kind]
+        labels = dict.fromkeys(r["label"] for r in own)
+        by_label = {label: conditions([r for r in own if r["label"] == label]) for label in labels}
         columns = list(next(iter(by_label.values())))
         lines = [f"| {kind} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
         for label, columns_of_one in by_label.items():
@@ -180,10 +183,8 @@ def main() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for name, table in tables().items():
-            pattern = rf"(<!-- {name} -->\n).*?(\n?<!-- end -->)"
-            text = re.sub(
-                pattern, lambda match, table=table: f"{match[1]}{table}\n<!-- end -->", text, flags=re.DOTALL
-            )
+            new = f"<!-- {name} -->\n{table}\n<!-- end -->"
+            text = re.sub(rf"<!-- {name} -->\n.*?<!-- end -->", lambda match, new=new: new, text, flags=re.DOTALL)
         page.write_text(text, encoding="utf-8")
     if args.figures:
         from peft_panacea.plots import plot_fronts

@@ -11,8 +11,8 @@ from peft_panacea.tuner import PanaceaSVD
 class Bilinear(PanaceaSVD):
     """Bilinear conditioning after PARM's PBLoRA: ΔW(p) = c · (U₁ diag(sigma) V₁ᵀ + U₂ (Σᵢ pᵢ Mᵢ) V₂ᵀ).
 
-    The ranks, U and V are Panacea's; Mᵢ, `core[i]`, is a full matrix [m·R, m·R], 0 at the start as the scale is. PARM has
-    a full matrix in the first term as well; the product with U₁ already spans what it can.
+    The ranks, U and V are Panacea's; Mᵢ, `core[i]`, is a full matrix [m·R, m·R], 0 at the start as the scale is.
+    PARM has a full matrix in the first term as well; the product with U₁ already spans what it can.
     """
 
     def forward(self, x: Tensor, preference: Tensor) -> Tensor:
