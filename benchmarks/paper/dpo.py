@@ -82,6 +82,7 @@ class DPO(Stories):
         ]  # fmt: skip
         if fixed is not None:
             rng = np.random.default_rng(seed)
+            rows = [rows[i] for i in rng.permutation(len(rows))[: steps * ROWS]]
             owned = rng.choice(len(fixed), size=len(rows), p=np.array(fixed) / sum(fixed))
             rows = [
                 {"prompt": row["prompt"], "chosen": row["chosen" if label > 0 else "rejected"],

@@ -70,11 +70,12 @@ class Seed:
         experiment, m = self.experiment, len(self.experiment.objectives)
         vertices, steps = np.eye(m).tolist(), experiment.steps
         found: dict[str, Any] = {label: (1, partial(self.panacea, settings)) for label, settings in self.variants()}
-        shares = {"": 1 / m, ", each": 1.0} if self.name in ("rl2", "dpo", "sft3") else {"": 1 / m}
+        shares = {"": 1 / m, ", each": 1.0} if self.name in ("rl2", "dpo") else {"": 1 / m}
         for suffix, share in shares.items():
             each = round(steps * share)
             found[f"Rewarded Soups{suffix}"] = m * share, partial(self.soup, each)
-            found[f"Rewarded Soups of A and B{suffix}"] = m * share, partial(self.soup_of_factors, each)
+            if self.name in ("rl2", "dpo", "sft4"):
+                found[f"Rewarded Soups of A and B{suffix}"] = m * share, partial(self.soup_of_factors, each)
             found[f"one per objective{suffix}"] = m * share, partial(self.separate, vertices, each)
         if experiment.coarse is not None:
             coarse = experiment.coarse.tolist()
@@ -87,7 +88,7 @@ class Seed:
         paper = Settings(way="batch", vertex_probability=0.1)
         own = Settings(r=2, preference_rank=8)
         found = {"Panacea, as in the paper": paper, "Panacea, per row, rank 8 each": own}
-        if not self.name.startswith("rl"):  # in RL level with the paper's way, see docs/training.md
+        if self.name == "sft4":
             found["Panacea, per row"] = Settings()
             found["bilinear, after PARM"] = replace(own, bilinear=True)
         if self.name == "dpo":

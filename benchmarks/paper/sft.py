@@ -89,10 +89,11 @@ class SFT(Stories):
         rows = self.rows_of(self.train, list(range(m)))
         if fixed is not None:
             rng = np.random.default_rng(seed)
-            owned = rng.choice(m, size=len(self.train) * m, p=np.array(fixed) / sum(fixed))
+            prompts = rng.permutation(self.train * m)[: steps * self.rows].tolist()
+            owned = rng.choice(m, size=len(prompts), p=np.array(fixed) / sum(fixed))
             rows = [
                 {"prompt": p, "completion": self.completion(p, self.objectives[i])}
-                for p, i in zip(self.train * m, owned, strict=True)
+                for p, i in zip(prompts, owned, strict=True)
             ]
         args = SFTConfig(
             "runs/paper/unused", max_steps=steps, per_device_train_batch_size=self.rows, seed=seed, max_length=LENGTH,
