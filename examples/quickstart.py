@@ -1,4 +1,4 @@
-"""Train one adapter on two conflicting objectives, steer it, and measure its front, in about two minutes on a CPU.
+"""Train one adapter on two conflicting objectives, steer it, and measure its front, in under three minutes on a CPU.
 
     python examples/quickstart.py
 
@@ -22,13 +22,11 @@ import random
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import moocore
-import numpy as np
 import peft
 import torch
 import transformers
@@ -39,6 +37,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 import peft_panacea
 from peft_panacea import PanaceaConfig
+from peft_panacea.front import Front, evaluate_front
+from peft_panacea.plots import plot_fronts
+from peft_panacea.rewards import Brevity, Reward, Valence
+from peft_panacea.simplex import simplex_grid
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "storyteller"))
@@ -49,10 +51,6 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 transformers.logging.disable_progress_bar()
 
 OBJECTIVES = ["cheerful", "brief"]
-GRID = np.stack([np.linspace(0, 1, 11), np.linspace(1, 0, 11)], axis=1)
-MAX_NEW_TOKENS = 64
-
-Reward = Callable[[str], float]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -83,26 +81,20 @@ def load_prompts(path: Path | None, rng: random.Random) -> tuple[list[str], list
     return unique[64:576], unique[:64]
 
 
-def make_rewards(lexicon: Path | None) -> list[Reward]:
+def make_rewards(lexicon: Path | None) -> dict[str, Reward]:
     """Cheerful: the summed valence of the words. Brief: minus their number's distance from 8, one short sentence."""
-    if lexicon is None:
-        valence = {**dict.fromkeys(grammar.CHEERFUL, 1.0), **dict.fromkeys(grammar.GLOOMY, -1.0)}
-    else:
-        rows = (line.split("\t") for line in lexicon.read_text(encoding="utf-8").splitlines())
-        valence = {word: float(mean) for word, mean, *_ in rows}
+    words = {**dict.fromkeys(grammar.CHEERFUL, 1.0), **dict.fromkeys(grammar.GLOOMY, -1.0)}
+    valence = Valence(lexicon or words).ratings
 
-    def words(text: str) -> list[str]:
-        return re.findall(r"[a-z']+", text.lower())
+    def cheerful(completions: list[str], **kwargs: Any) -> list[float]:
+        return [sum(valence.get(word, 0.0) for word in re.findall(r"[a-z']+", text.lower())) for text in completions]
 
-    return [
-        lambda text: sum(valence.get(word, 0.0) for word in words(text)),
-        lambda text: -float(abs(len(words(text)) - 8)),
-    ]
+    return {"cheerful": cheerful, "brief": Brevity(8)}
 
 
-def score(texts: Sequence[str], rewards: Sequence[Reward]) -> Tensor:
+def score(texts: list[str], rewards: dict[str, Reward]) -> Tensor:
     """Rewards, [B, m]."""
-    return torch.tensor([[reward(text) for reward in rewards] for text in texts])
+    return torch.tensor([reward(texts) for reward in rewards.values()]).T.contiguous()
 
 
 @torch.no_grad()
@@ -115,8 +107,8 @@ def sample(
     """
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
     inputs.pop("token_type_ids", None)
-    unmodified = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    ids = model.generate(**inputs, **unmodified, max_new_tokens=MAX_NEW_TOKENS, **options)
+    unmodified = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 64}
+    ids = model.generate(**inputs, **unmodified, **options)
     is_end = ids[:, inputs["input_ids"].shape[1] :] == tokenizer.eos_token_id
     completion = is_end.cumsum(1) - is_end.long() == 0  # up to and with the first end token
     mask = torch.cat([inputs["attention_mask"], completion.long()], dim=1)
@@ -181,30 +173,26 @@ def train(
         progress.set_postfix_str(", ".join(f"{o} {w:+.2f}" for o, w in zip(OBJECTIVES, weighted, strict=True)))
 
 
-def measure_front(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], rewards: list[Reward], seed: int
-) -> np.ndarray:
-    """Rewards, [preferences, completions, m]: eight completions of every prompt, from the same random numbers."""
-    scores = []
-    for i in trange(len(GRID), desc="measuring", unit="preference"):
-        torch.manual_seed(seed)
-        scores.append(score(sample(model, tokenizer, prompts * 8, preference=GRID[i])[1], rewards).numpy())
-    return np.stack(scores)
+def describe(front: Front) -> str:
+    """What each preference and the base model attain, and the metrics, with 95 % intervals over the prompts."""
+    names = [
+        ", ".join(f"{o} {w:.2f}" for o, w in zip(front.objectives, p, strict=True) if w) for p in front.preferences
+    ]
+    width = max(25, *map(len, names))
 
+    def row(name: str, *cells: str) -> str:
+        return "".join([f"  {name:{width}}", *(f"{cell:>26}" for cell in cells)])
 
-def plot(mean: np.ndarray, error: np.ndarray, base: np.ndarray, path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    axes.plot(*mean.T, color="0.8", zorder=1)
-    axes.errorbar(*mean.T, xerr=error[:, 0], yerr=error[:, 1], fmt="none", ecolor="0.6", zorder=2)
-    points = axes.scatter(*mean.T, c=GRID[:, 0], cmap="viridis", s=50, zorder=3)
-    axes.scatter(*base, color="black", marker="X", s=70, zorder=3)
-    axes.annotate("base model", base, xytext=(10, -4), textcoords="offset points")
-    axes.set_xlabel("cheerful (summed valence of the words)")
-    axes.set_ylabel("brief (minus the words away from 8)")
-    axes.set_title("One adapter, eleven preferences (bars: standard error)", fontsize=10)
-    figure.colorbar(points, label="weight of cheerful")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    lines = [row("preference", *front.objectives)]
+    for name, value, low, high in zip(names, front.values, *front.interval(), strict=True):
+        lines.append(row(name, *map("{:+.2f} [{:+.2f}, {:+.2f}]".format, value, low, high)))
+    lines += [row("base model", *map("{:+.2f}".format, front.base_values)), ""]
+    lines.append("  Metrics, in the base model's standard deviations and above its values:\n")
+    values = front.metrics()
+    for name, (low, high) in front.metric_intervals().items():
+        if name != "hypervolume is exact":
+            lines.append(row(name, f"{values[name]:.3f} [{low:.3f}, {high:.3f}]"))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -219,8 +207,7 @@ def main() -> None:
         return AutoModelForCausalLM.from_pretrained(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base_model = load_base()
     if base_model.num_parameters() < 10_000_000:
         torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
@@ -240,9 +227,8 @@ def main() -> None:
         print("\nStopped; going on with what was learned so far.")
     model.save_pretrained(args.output)
 
-    print(
-        f"\nOne prompt under five preferences, of nine answers the one in the middle by reward:\n\n  {test_prompts[0]}"
-    )
+    print("\nOne prompt under five preferences, of nine answers the one in the middle by reward:")
+    print(f"\n  {test_prompts[0]}")
     torch.manual_seed(args.seed)
     five = torch.tensor([[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0]])
     answers = sample(model, tokenizer, test_prompts[:1] * 45, preference=five.repeat_interleave(9, dim=0))[1]
@@ -252,48 +238,23 @@ def main() -> None:
         print(f"\n  cheerful {cheerful:.2f}, brief {brief:.2f}: {answer.strip() or '(ends here)'}")
     print()
 
-    with model.disable_adapter():
-        torch.manual_seed(args.seed)
-        base = score(sample(model, tokenizer, test_prompts * 8)[1], rewards).mean(0).numpy()
-    scores = measure_front(model, tokenizer, test_prompts, rewards, args.seed)
-    mean, error = scores.mean(1), scores.std(1, ddof=1) / scores.shape[1] ** 0.5
-    print("\n  weight of          measured (± standard error)\n  cheerful  brief    cheerful         brief")
-    for p, m, e in zip(GRID, mean, error, strict=True):
-        print(f"  {p[0]:8.1f} {p[1]:6.1f}    {m[0]:+5.2f} ± {e[0]:4.2f}    {m[1]:+6.2f} ± {e[1]:4.2f}")
-    print(f"  base model         {base[0]:+5.2f}           {base[1]:+6.2f}\n")
-    rises = {"cheerful": int((np.diff(mean[:, 0]) > 0).sum()), "brief": int((np.diff(mean[:, 1]) < 0).sum())}
-    standardised = (mean - base) / spread.numpy()
-    hypervolume = float(moocore.hypervolume(standardised, ref=[0.0, 0.0], maximise=True))
-    for name, steps in rises.items():
-        print(f"  {name} rises with its own weight at {steps} of {len(GRID) - 1} steps")
-    print(f"  hypervolume above the base model's scores: {hypervolume:.3f} (in its standard deviations)")
-    plot(mean, error, base, args.output / "front.png")
+    grid = simplex_grid(2, 10)
+    versions = {m.__name__: m.__version__ for m in (peft_panacea, torch, transformers, peft, moocore)}
+    details = {"command": " ".join(sys.argv), "steps": args.steps, "versions": versions}
+    measured = {"samples": 8, "batch_size": 512, "seed": args.seed, "details": details}
+    front = evaluate_front(model, test_prompts, rewards, grid, tokenizer=tokenizer, **measured)
+    front.to_json(args.output / "front.json")
+    plot_fronts(front, title="One adapter, eleven preferences").savefig(args.output / "front.png", dpi=150)
+    print(f"\n{describe(front)}\n")
 
     loaded = PeftModel.from_pretrained(load_base(), args.output)
-    inputs = tokenizer(test_prompts[: len(GRID)], return_tensors="pt", padding=True).to(model.device)
+    inputs = tokenizer(test_prompts[: len(grid)], return_tensors="pt", padding=True).to(model.device)
     inputs.pop("token_type_ids", None)
     with torch.no_grad():
-        difference = (loaded(**inputs, preference=GRID).logits - model(**inputs, preference=GRID).logits).abs().max()
-    print(f"  reloaded adapter, largest difference of the logits over {len(GRID)} preferences: {difference:.1g}")
+        difference = (loaded(**inputs, preference=grid).logits - model(**inputs, preference=grid).logits).abs().max()
+    print(f"  reloaded adapter, largest difference of the logits over {len(grid)} preferences: {difference:.1g}")
     if difference != 0:
         raise SystemExit("The reloaded adapter does not steer like the trained one.")
-
-    report = {
-        "command": " ".join(sys.argv),
-        "seed": args.seed,
-        "versions": {m.__name__: m.__version__ for m in (peft_panacea, torch, transformers, peft, moocore)},
-        "objectives": OBJECTIVES,
-        "preferences": GRID.tolist(),
-        "mean": mean.tolist(),
-        "standard_error": error.tolist(),
-        "completions_per_preference": scores.shape[1],
-        "base_model": base.tolist(),
-        "reward_mean": centre.tolist(),
-        "reward_std": spread.tolist(),
-        "hypervolume": hypervolume,
-        "rises": rises,
-    }
-    (args.output / "front.json").write_text(json.dumps(report, indent=2) + "\n")
     print(f"\nWrote the adapter, front.png and front.json to {args.output}")
 
 

@@ -9,6 +9,7 @@ from peft import get_peft_model
 
 from conftest import llama, load_script
 from peft_panacea import PanaceaConfig
+from peft_panacea.front import Front
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,12 +44,17 @@ def test_per_row_table():
 
 
 def test_readme_numbers_are_the_committed_front():
-    report = json.loads((ROOT / "examples" / "storyteller" / "adapter" / "front.json").read_text())
+    front = Front.from_json(ROOT / "examples" / "storyteller" / "adapter" / "front.json")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for p, mean, error in zip(report["preferences"], report["mean"], report["standard_error"], strict=True):
+    for p, value, low, high in zip(front.preferences, front.values, *front.interval(), strict=True):
         if p[0] in (0.0, 0.5, 1.0):
-            row = f"| {p[0]:.1f} | {mean[0]:+.2f} ± {error[0]:.2f} | {-mean[1]:.2f} ± {error[1]:.2f} |"
-            assert row in readme
+            cheerful = f"{value[0]:+.2f} [{low[0]:+.2f}, {high[0]:+.2f}]"
+            brief = f"{-value[1]:.2f} [{-high[1]:.2f}, {-low[1]:.2f}]"
+            assert f"| {p[0]:.1f} | {cheerful} | {brief} |" in readme
+    assert f"| base model | {front.base_values[0]:+.2f} | {-front.base_values[1]:.2f} |" in readme
+    found, bounds = front.metrics(), front.metric_intervals()
+    for name in ("hypervolume", "inner product", "monotonicity", "calibration"):
+        assert f"| {found[name]:.3f} [{bounds[name][0]:.3f}, {bounds[name][1]:.3f}] |" in readme
 
 
 @pytest.fixture(scope="module")

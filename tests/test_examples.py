@@ -1,7 +1,8 @@
-"""The quickstart's parts do what their docstrings say, and the whole runs."""
+"""The quickstart's parts do what their docstrings say, and the whole runs; so does the measuring of an adapter."""
 
 import json
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import load_script, steered
+from peft_panacea.front import Front
 
 ROOT = Path(__file__).resolve().parent.parent
 STORYTELLER = ROOT / "examples" / "storyteller" / "model"
@@ -32,10 +34,11 @@ def storyteller():
 
 
 def test_rewards(quickstart):
-    cheerful, brief = quickstart.make_rewards(None)
-    assert cheerful("A happy, HAPPY day; then tears and a happy smile.") == 3.0
-    assert cheerful("") == 0.0
-    assert brief("One two three four five six seven eight.") == 0.0
+    texts = ["A happy, HAPPY day; then tears and a happy smile.", "", "One two three four five six seven eight."]
+    rewards = quickstart.make_rewards(None)
+    assert rewards["cheerful"](texts, prompts=texts) == [3.0, 0.0, 0.0]
+    assert rewards["brief"](texts, prompts=texts) == [-2.0, -8.0, 0.0]
+    assert quickstart.score(texts, rewards).tolist() == [[3.0, -2.0], [0.0, -8.0], [0.0, 0.0]]
 
 
 def test_prompts_for_training_and_test_differ(quickstart):
@@ -96,9 +99,67 @@ def test_the_whole_quickstart(tmp_path):
     assert "largest difference of the logits over 11 preferences: 0" in run.stdout
     assert "Warning" not in run.stderr
     assert (tmp_path / "front.png").stat().st_size > 10_000
-    report = json.loads((tmp_path / "front.json").read_text())
-    assert len(report["mean"]) == 11
-    assert report["seed"] == 0
+    front = Front.from_json(tmp_path / "front.json")
+    assert front.scores.shape == (11, 64, 2)
+    assert (front.details["seed"], front.details["steps"], front.details["samples"]) == (0, 2, 8)
+    low, high = front.metric_intervals()["hypervolume"]
+    assert f"{front.metrics()['hypervolume']:.3f} [{low:.3f}, {high:.3f}]" in run.stdout
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["objectives"] == ["cheerful", "brief"]
     assert not Path(config["base_model_name_or_path"]).is_absolute()
+
+
+@pytest.fixture
+def measure(monkeypatch, tmp_path):
+    """Run `examples/front.py` on the committed adapter, three prompts and two preferences."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    prompts = json.loads((ROOT / "examples" / "storyteller" / "prompts.json").read_text())[:3]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
+
+    def run(*arguments: object, rewards: tuple[str, ...] = ("brief=brevity=8", "cheerful=styles.cheerful")) -> None:
+        few = ["--prompts", tmp_path / "prompts.json", "--steps", 1, "--samples", 2, "--max_new_tokens", 24]
+        command = ["examples/front.py", "examples/storyteller/adapter", *few, "--output", tmp_path, *arguments]
+        monkeypatch.setattr(sys, "argv", list(map(str, [*command, "--rewards", *rewards])))
+        runpy.run_path(str(ROOT / "examples" / "front.py"), run_name="__main__")
+
+    return run
+
+
+def test_the_front_of_an_adapter(measure, tmp_path, capsys):
+    measure("--choose", "cheerful", "--subject_to", "brief=-1000")
+    front = Front.from_json(tmp_path / "front.json")
+    assert (list(front.objectives), front.scores.shape) == (["cheerful", "brief"], (2, 3, 2))
+    assert (tmp_path / "front.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert f"{front.values[1, 0]:+.2f} [" in printed
+    choice = front.choose("cheerful", {"brief": -1000})
+    assert f"Chosen: cheerful {choice.preference['cheerful']:.3f}, brief {choice.preference['brief']:.3f}" in printed
+
+    # The same command again measures nothing, and answers another question.
+    record = (tmp_path / "completions.jsonl").read_bytes()
+    measure("--prompts", tmp_path / "prompts.jsonl", "--compare", tmp_path / "front.json")
+    assert (tmp_path / "completions.jsonl").read_bytes() == record
+    captured = capsys.readouterr()
+    assert "+0.000 [+0.000, +0.000]" in captured.out
+    assert "measuring" not in captured.err
+    with pytest.raises(SystemExit, match="`subject_to` must be attainable"):
+        measure("--choose", "cheerful", "--subject_to", "brief=1")
+
+
+def test_rewards_that_are_not_the_adapters_are_refused(measure):
+    with pytest.raises(SystemExit, match=r"must name the adapter's objectives, \['cheerful', 'brief'\], but got"):
+        measure(rewards=("cheerful=styles.cheerful",))
+
+
+def test_the_front_is_measured_on_held_out_prompts(quickstart, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    script = load_script(ROOT / "examples" / "front.py")
+    assert script.read_prompts(None, str(STORYTELLER)) == quickstart.load_prompts(None, random.Random(0))[1]
+    with pytest.raises(SystemExit, match="`--prompts` must be given for adapters of another/model"):
+        script.read_prompts(None, "another/model")
+
+
+def test_the_front_script_is_read_in_one_sitting():
+    assert len((ROOT / "examples" / "front.py").read_text().splitlines()) <= 110

@@ -99,19 +99,21 @@ def table(result: Result) -> str:
 
 
 def ratios(results: list[Result]) -> str:
-    """Panacea's hypervolume in that of Rewarded Soups at equal cost, the better of its two forms, by seed."""
-    columns = ["experiment", "paper", "Panacea", "above the base", "seeds ahead", "above the nadir", "seeds ahead"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    """Panacea's mean hypervolume in that of each soup at equal cost; in brackets on how many seeds it is ahead."""
+    heads = [f"above the {point}, in {soup}" for point in ("base", "nadir") for soup in SOUPS]
+    lines = [f"| experiment | paper | method | {' | '.join(heads)} |", "|---" * 7 + "|"]
     for result in results:
         for method in (m for m in result.fronts if m.startswith("Panacea")):
             cells = []
             for reference in (None, result.nadir):
                 own = result.column(method, "hypervolume", reference)
-                soup = max(
-                    (result.column(s, "hypervolume", reference) for s in SOUPS if s in result.fronts), key=np.mean
-                )
-                ratio = f"{own.mean() / soup.mean():.2f}" if soup.mean() > 0 else "∞"
-                cells += [ratio, f"{int((own > soup).sum())} of {len(own)}"]
+                for name in SOUPS:
+                    if name not in result.fronts:
+                        cells.append("")
+                        continue
+                    soup = result.column(name, "hypervolume", reference)
+                    ratio = f"{own.mean() / soup.mean():.2f}" if soup.mean() > 0 else "∞"
+                    cells.append(f"{ratio} ({int((own > soup).sum())} of {len(own)})")
             lines.append(f"| {result.name} | {PAPER[result.name]} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
