@@ -62,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lexicon", type=Path, help="lines of: word, tab, valence, whatever follows")
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--samples", type=int, default=8, help="completions of a test prompt under a preference")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -187,11 +188,10 @@ def describe(front: Front) -> str:
     for name, value, low, high in zip(names, front.values, *front.interval(), strict=True):
         lines.append(row(name, *map("{:+.2f} [{:+.2f}, {:+.2f}]".format, value, low, high)))
     lines += [row("base model", *map("{:+.2f}".format, front.base_values)), ""]
-    lines.append("  Metrics, in the base model's standard deviations and above its values:\n")
+    lines.append("  Metrics; scores in the base model's standard deviations, hypervolume above its values:\n")
     values = front.metrics()
     for name, (low, high) in front.metric_intervals().items():
-        if name != "hypervolume is exact":
-            lines.append(row(name, f"{values[name]:.3f} [{low:.3f}, {high:.3f}]"))
+        lines.append(row(name, f"{values[name]:.3f} [{low:.3f}, {high:.3f}]"))
     return "\n".join(lines)
 
 
@@ -241,7 +241,7 @@ def main() -> None:
     grid = simplex_grid(2, 10)
     versions = {m.__name__: m.__version__ for m in (peft_panacea, torch, transformers, peft, moocore)}
     details = {"command": " ".join(sys.argv), "steps": args.steps, "versions": versions}
-    measured = {"samples": 8, "batch_size": 512, "seed": args.seed, "details": details}
+    measured = {"samples": args.samples, "batch_size": 512, "seed": args.seed, "details": details}
     front = evaluate_front(model, test_prompts, rewards, grid, tokenizer=tokenizer, **measured)
     front.to_json(args.output / "front.json")
     plot_fronts(front, title="One adapter, eleven preferences").savefig(args.output / "front.png", dpi=150)

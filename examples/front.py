@@ -1,0 +1,110 @@
+"""Measure what a trained Panacea adapter attains under every preference of a grid, and choose one of them.
+
+    python examples/front.py examples/storyteller/adapter --rewards cheerful=styles.cheerful brief=styles.brief
+
+Writes `front.json` and `front.png` to `--output` and prints the values and the metrics. The same command again goes on
+where the last one stopped, from `completions.jsonl`, so that other questions cost nothing:
+
+    python examples/front.py … --choose cheerful --subject_to brief=0.5 --compare another/front.json
+
+A reward is a function of `peft_panacea.rewards` or of your own (`module.function`), or a classifier in a folder or on
+the Hub, see `peft_panacea.rewards.load_reward`; more is better.
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AutoPeftModelForCausalLM, PeftConfig
+from transformers import AutoTokenizer
+
+from peft_panacea.front import Choice, Front, evaluate_front
+from peft_panacea.plots import plot_fronts
+from peft_panacea.rewards import Classifier, load_reward
+from peft_panacea.simplex import simplex_grid
+from quickstart import HERE, describe, load_prompts
+
+
+def parse_arguments() -> argparse.Namespace:
+    def pair(text: str) -> list[str]:
+        if "=" not in text:
+            raise argparse.ArgumentTypeError(f"must be NAME=VALUE, but got {text!r}")
+        return text.split("=", 1)
+
+    parser = argparse.ArgumentParser(description="Measure the front of a trained Panacea adapter.")
+    parser.add_argument("adapter", help="Hub name or folder; its configuration says what the base model is")
+    parser.add_argument("--rewards", type=pair, nargs="+", required=True, metavar="OBJECTIVE=REWARD")
+    parser.add_argument("--prompts", type=Path, help="JSON list of prompts, or JSON lines with `prompt`")
+    parser.add_argument("--steps", type=int, default=10, help="steps of the grid from one objective to another")
+    parser.add_argument("--samples", type=int, default=4, help="completions of a prompt under a preference")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/front"))
+    parser.add_argument("--choose", metavar="OBJECTIVE", help="print the preference that is best for this objective")
+    parser.add_argument("--subject_to", type=pair, nargs="+", default=[], metavar="OBJECTIVE=WORST")
+    parser.add_argument("--compare", type=Path, help="the front.json of another adapter on the same prompts")
+    return parser.parse_args()
+
+
+def read_prompts(path: Path | None, base_model: str) -> list[Any]:
+    """Texts or lists of messages. Without a file, the prompts that the quickstart keeps from its training."""
+    if path is None:
+        if Path(base_model).resolve() != HERE / "storyteller" / "model":
+            raise SystemExit(f"`--prompts` must be given for adapters of {base_model}.")
+        return load_prompts(None, random.Random(0))[1]
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line)["prompt"] for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+
+
+def describe_choice(choice: Choice) -> str:
+    preference = ", ".join(f"{name} {weight:.3f}" for name, weight in choice.preference.items())
+    bounds = {name: f"[{low:+.3f}, {high:+.3f}]" for name, (low, high) in choice.interval.items()}
+    expected = (f"  {name:25}{value:+10.3f} {bounds[name]}" for name, value in choice.expected.items())
+    return "\n".join([f"\n  Chosen: {preference}; expected, with {choice.level:.0%} intervals:", *expected])
+
+
+def describe_comparison(this: Front, path: Path) -> str:
+    lines = [f"\n  {'':25}{'this':>10}{'other':>10}  difference (other: {path})"]
+    for name, x in this.compare(Front.from_json(path)).items():
+        difference = f"{x['difference']:+.3f} [{x['low']:+.3f}, {x['high']:+.3f}]"
+        lines.append(f"  {name:25}{x['this']:10.3f}{x['other']:10.3f}  {difference}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = parse_arguments()
+    base_model = PeftConfig.from_pretrained(args.adapter).base_model_name_or_path
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = AutoPeftModelForCausalLM.from_pretrained(args.adapter).to("cuda" if torch.cuda.is_available() else "cpu")
+    if model.num_parameters() < 10_000_000:
+        torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
+    specs, objectives = dict(args.rewards), model.active_peft_config.objective_names
+    if sorted(specs) != sorted(objectives):
+        raise SystemExit(f"`--rewards` must name the adapter's objectives, {objectives}, but got {[*specs]}.")
+    rewards = {name: load_reward(specs[name], tokenizer) for name in objectives}
+    rewards = {name: Classifier(r) if isinstance(r, str) else r for name, r in rewards.items()}
+    prompts, grid = read_prompts(args.prompts, base_model), simplex_grid(len(objectives), args.steps)
+    settings = {name: getattr(args, name) for name in ("samples", "batch_size", "seed", "max_new_tokens")}
+    settings |= {"tokenizer": tokenizer, "record": args.output / "completions.jsonl"}
+    details = {"command": " ".join(sys.argv)}
+    front = evaluate_front(model, prompts, rewards, grid, details=details, **settings)
+    front.to_json(args.output / "front.json")
+    plot_fronts(front).savefig(args.output / "front.png", dpi=150)
+    print(f"\n{describe(front)}")
+    try:
+        if args.choose:
+            print(describe_choice(front.choose(args.choose, {name: float(x) for name, x in args.subject_to})))
+        if args.compare:
+            print(describe_comparison(front, args.compare))
+    except ValueError as error:  # the measurement is written, and the question can be put again
+        raise SystemExit(f"\n{error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""A measured front: what each preference attains on each prompt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .choose import Choice, Interpolation, choose, nearest
+from .summary import compare, summarise, summary_intervals
+from .uncertainty import bounds, resampled_values
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+Array: TypeAlias = "np.ndarray"
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """What each of K preferences over m objectives attains on each of P prompts.
+
+    Anything array-like is taken for arrays. Preferences of less than double precision are rounded to 7 digits.
+
+    Args:
+        objectives: The m names.
+        preferences: [K, m].
+        scores: [K, P, m]; means over the completions of a prompt.
+        maximise: Whether more is better, for all objectives or for each.
+        base: [P, m], the scores of the model before adaptation, on the same prompts.
+        normalisation: Mean and standard deviation, [m] each. If given, metrics are of (value - mean) / std.
+        reference: [m], the reference point of the hypervolume, in the units of the scores. Fix it before the runs that
+            are to be compared; see docs/metrics.md.
+        side_effects: Name → [K, P], what nobody weighted, such as length.
+        base_side_effects: Name → [P], the same before adaptation.
+        details: Whatever says how it was measured: seed, model, adapter, versions.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, a standard deviation that is not positive, a
+            name twice.
+    """
+
+    objectives: Sequence[str]
+    preferences: Array
+    scores: Array
+    maximise: bool | Sequence[bool] = True
+    base: Array | None = None
+    normalisation: tuple[Array, Array] | None = None
+    reference: Array | None = None
+    side_effects: Mapping[str, Array] = field(default_factory=dict)
+    base_side_effects: Mapping[str, Array] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [*self.objectives, *self.side_effects]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`objectives` and `side_effects` must have different names, but got {names}.")
+        m = len(self.objectives)
+        preferences, scores = double(self.preferences), np.asarray(self.scores, dtype=float)
+        if preferences.ndim != 2 or preferences.shape[1] != m or not preferences.size:
+            raise ValueError(f"`preferences` must have shape (K, {m}), but got {preferences.shape}.")
+        if scores.ndim != 3 or scores.shape[::2] != preferences.shape or not scores.size:
+            raise ValueError(f"`scores` must have shape ({len(preferences)}, P, {m}), but got {scores.shape}.")
+        K, P, _ = scores.shape
+        maximise = (self.maximise,) * m if isinstance(self.maximise, bool) else tuple(map(bool, self.maximise))
+        if len(maximise) != m:
+            raise ValueError(f"`maximise` must have {m} entries, but got {len(maximise)}.")
+        arrays: dict[str, Any] = {
+            "preferences": _finite("preferences", preferences, (K, m)),
+            "scores": _finite("scores", scores, (K, P, m)),
+            "base": None if self.base is None else _finite("base", self.base, (P, m)),
+            "reference": None if self.reference is None else _finite("reference", self.reference, (m,)),
+            "side_effects": {n: _finite(f"side_effects[{n!r}]", a, (K, P)) for n, a in self.side_effects.items()},
+            "base_side_effects": {
+                n: _finite(f"base_side_effects[{n!r}]", a, (P,)) for n, a in self.base_side_effects.items()
+            },
+        }
+        if self.normalisation is not None:
+            mean, std = (_finite("normalisation", a, (m,)) for a in self.normalisation)
+            if not (std > 0).all():
+                raise ValueError(f"`normalisation` must have positive standard deviations, but got {std.tolist()}.")
+            arrays["normalisation"] = mean, std
+        for name, value in {"objectives": tuple(self.objectives), "maximise": maximise, **arrays}.items():
+            object.__setattr__(self, name, value)
+
+    # What was attained
+
+    @property
+    def values(self) -> Array:
+        """Mean scores over the prompts, [K, m]."""
+        return self.scores.mean(axis=1)
+
+    @property
+    def base_values(self) -> Array | None:
+        """Mean scores of the base model, [m]."""
+        return None if self.base is None else self.base.mean(axis=0)
+
+    def interval(self, level: float = 0.95) -> Array:
+        """Lower and upper bounds of `values`, [2, K, m]: percentile bootstrap, 1000 resamples of the prompts."""
+        return bounds(resampled_values(self), level)
+
+    # How good it is
+
+    def reference_point(self, reference: Any = None) -> Array:
+        """The reference point of the hypervolume, [m]: the given one, else the front's, else the base model's values.
+
+        Raises:
+            ValueError: there is none of them.
+        """
+        found = next((r for r in (reference, self.reference, self.base_values) if r is not None), None)
+        if found is None:
+            raise ValueError("`reference` must be given for a front without `reference` and `base`, but got None.")
+        return _finite("reference", found, (len(self.objectives),))
+
+    def metrics(self, reference: Any = None) -> dict[str, float]:
+        """Every metric of `peft_panacea.metrics` that one front has, by name, in units of the normalisation.
+
+        Monotonicity is the mean over the objectives. A side effect is shown as its drift from the base model, or as
+        its mean over preferences and prompts if there is no base model or all prompts are equal there.
+
+        Args:
+            reference: [m], in the units of the scores; None for the front's own, or the base model's values.
+
+        Raises:
+            ValueError: there is no reference point, or a preference was measured twice.
+        """
+        return summarise(self, self.reference_point(reference), self.normalisation)
+
+    def metric_intervals(self, reference: Any = None, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Lower and upper bound of every metric, by bootstrap over the prompts.
+
+        Reference point, normalisation and the spread of the base model's side effects are held fixed. It takes 1000
+        times as long as `metrics`.
+        """
+        return summary_intervals(self, self.reference_point(reference), level)
+
+    def compare(self, other: Front, reference: Any = None, level: float = 0.95) -> dict[str, dict[str, float]]:
+        """By metric: `this` front's, the `other`'s, the `difference`, and its `low` and `high` by paired bootstrap.
+
+        Both fronts are measured in units of this one's normalisation and by one reference point. Every resample of the
+        prompts is the same for both, so the prompts must be. Coverage is the share of the other's points that some
+        point here equals or dominates, and the other way round.
+
+        Raises:
+            ValueError: other objectives, directions or prompts, or no reference point.
+        """
+        return compare(self, other, self.reference_point(reference), level)
+
+    # Which preference
+
+    def choose(self, maximise: str, subject_to: Mapping[str, float], level: float = 0.95) -> Choice:
+        """The preference with the best expected `maximise` for which every constraint holds at this level.
+
+        Args:
+            maximise: The objective to make as good as possible (as small, if it is a minimised one).
+            subject_to: Objective → the worst value that is acceptable. The bound of the mean over prompts, one-sided
+                at `level`, must be no worse.
+            level: Confidence, by bootstrap over the prompts that were measured.
+
+        Raises:
+            ValueError: unknown objectives, or constraints that no preference meets; the message says the best value.
+        """
+        return choose(Interpolation(self, level), maximise, subject_to)
+
+    def nearest(self, target: Mapping[str, float], level: float = 0.95) -> Choice:
+        """The preference whose expected values are nearest to `target`, objective → value.
+
+        The distance is Euclidean in units of the normalisation, or else of each objective's range on the front.
+
+        Raises:
+            ValueError: unknown objectives, or none.
+        """
+        return nearest(Interpolation(self, level), target)
+
+    # Elsewhere
+
+    def plot(self) -> Figure:
+        """See `peft_panacea.plots.plot_fronts`, which also draws several fronts."""
+        from ..plots import plot_fronts
+
+        return plot_fronts(self)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write everything, arrays with 7 digits; the file appears whole or not at all."""
+        path = Path(path)
+        content = json.dumps({f.name: _plain(getattr(self, f.name)) for f in fields(self)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(content + "\n", encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Front:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row for every preference and prompt: weights as `weight of <objective>`, scores, side effects."""
+        import pandas as pd
+
+        K, P, _ = self.scores.shape
+        k, p = (index.ravel() for index in np.indices((K, P)))
+        return pd.DataFrame(
+            {f"weight of {name}": self.preferences[k, i] for i, name in enumerate(self.objectives)}
+            | {"prompt": p}
+            | {name: self.scores[k, p, i] for i, name in enumerate(self.objectives)}
+            | {name: array[k, p] for name, array in self.side_effects.items()}
+        )
+
+
+def double(preferences: Any) -> Array:
+    """As float64; what is less precise is rounded, so that float32's 0.4 is not 0.4000000059604645."""
+    short = getattr(getattr(preferences, "dtype", None), "itemsize", 8) < 8
+    if hasattr(preferences, "detach"):  # a tensor
+        preferences = preferences.detach().cpu().double()
+    array = np.asarray(preferences, dtype=float)
+    return array.round(7) if short else array
+
+
+def _finite(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    array = np.asarray(value, dtype=float)
+    if array.shape != shape:
+        raise ValueError(f"`{name}` must have shape {shape}, but got {array.shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"`{name}` must hold finite numbers, but got {array[~np.isfinite(array)][0]}.")
+    return array
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, at every depth: arrays as lists of numbers with 7 digits, NumPy's numbers as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist()) if value.dtype.kind != "f" else _rounded(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
+
+
+def _rounded(value: Any) -> Any:
+    return [_rounded(part) for part in value] if isinstance(value, list) else float(f"{value:.7g}")
