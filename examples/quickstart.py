@@ -62,7 +62,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lexicon", type=Path, help="lines of: word, tab, valence, whatever follows")
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"))
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--samples", type=int, default=8, help="completions of a test prompt under a preference")
+    parser.add_argument("--samples", type=int, default=4, help="completions of a test prompt under a preference")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

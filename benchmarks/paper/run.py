@@ -90,7 +90,6 @@ class Seed:
         found = {"Panacea, as in the paper": paper, "Panacea, per row, rank 8 each": own}
         if self.name == "sft4":
             found["Panacea, per row"] = Settings()
-            found["bilinear, after PARM"] = replace(own, bilinear=True)
         if self.name == "dpo":
             found["Panacea, as in the paper, Tchebycheff"] = replace(paper, aggregation="tchebycheff")
         return list(found.items())

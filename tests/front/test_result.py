@@ -151,6 +151,15 @@ def test_resampled_metrics_are_those_of_a_front_of_the_resampled_prompts(few_res
         assert bound == pytest.approx(tuple(np.quantile([one[name] for one in found], [0.05, 0.95])))
 
 
+def test_the_base_model_is_as_uncertain_as_its_prompts(few_resamples):
+    """A hypervolume above the base model's values moves with them, one above a given point does not."""
+    constant = Front(["a", "b"], [[1, 0], [0, 1]], np.ones((2, 12, 2)), base=np.random.default_rng(0).random((12, 2)))
+    low, high = constant.metric_intervals()["hypervolume"]
+    assert low < constant.metrics()["hypervolume"] < high
+    given = constant.metric_intervals(constant.base_values)["hypervolume"]
+    assert given == pytest.approx((constant.metrics()["hypervolume"],) * 2)
+
+
 def test_few_prompts_have_intervals_too(few_resamples):
     """Resamples in which a side effect of the base model never changes are no error, and ties stay ties."""
     few = front(P=2)

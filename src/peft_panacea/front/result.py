@@ -106,13 +106,16 @@ class Front:
 
     # How good it is
 
-    def reference_point(self, reference: Any = None) -> Array:
+    def reference_point(self, reference: Any = None, prompts: Any = slice(None)) -> Array:
         """The reference point of the hypervolume, [m]: the given one, else the front's, else the base model's values.
+
+        The base model's values are those on these prompts, indices into them.
 
         Raises:
             ValueError: there is none of them.
         """
-        found = next((r for r in (reference, self.reference, self.base_values) if r is not None), None)
+        base = None if self.base is None else self.base[prompts].mean(axis=0)
+        found = next((r for r in (reference, self.reference, base) if r is not None), None)
         if found is None:
             raise ValueError("`reference` must be given for a front without `reference` and `base`, but got None.")
         return _finite("reference", found, (len(self.objectives),))
@@ -134,10 +137,10 @@ class Front:
     def metric_intervals(self, reference: Any = None, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Lower and upper bound of every metric, by bootstrap over the prompts.
 
-        Reference point, normalisation and the spread of the base model's side effects are held fixed. It takes 1000
-        times as long as `metrics`.
+        A reference point that is the base model's values is resampled with the prompts; any other, the normalisation
+        and the spread of the base model's side effects are held fixed. It takes 1000 times as long as `metrics`.
         """
-        return summary_intervals(self, self.reference_point(reference), level)
+        return summary_intervals(self, reference, level)
 
     def compare(self, other: Front, reference: Any = None, level: float = 0.95) -> dict[str, dict[str, float]]:
         """By metric: `this` front's, the `other`'s, the `difference`, and its `low` and `high` by paired bootstrap.
@@ -149,7 +152,7 @@ class Front:
         Raises:
             ValueError: other objectives, directions or prompts, or no reference point.
         """
-        return compare(self, other, self.reference_point(reference), level)
+        return compare(self, other, reference, level)
 
     # Which preference
 

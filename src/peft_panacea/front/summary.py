@@ -44,16 +44,19 @@ def summarise(front: Front, reference: Array, unit: Normalisation, prompts: Any 
     return found
 
 
-def summary_intervals(front: Front, reference: Array, level: float) -> dict[str, tuple[float, float]]:
+def summary_intervals(front: Front, reference: Any, level: float) -> dict[str, tuple[float, float]]:
     """See `Front.metric_intervals`."""
     check_level(level)
-    found = [summarise(front, reference, front.normalisation, prompts) for prompts in draws(front.scores.shape[1])]
+    found = [
+        summarise(front, front.reference_point(reference, prompts), front.normalisation, prompts)
+        for prompts in draws(front.scores.shape[1])
+    ]
     names = [name for name in found[0] if name != IS_EXACT]
     low, high = bounds(np.array([[one[name] for name in names] for one in found]), level)
     return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
-def compare(front: Front, other: Front, reference: Array, level: float) -> dict[str, dict[str, float]]:
+def compare(front: Front, other: Front, reference: Any, level: float) -> dict[str, dict[str, float]]:
     """See `Front.compare`."""
     check_level(level)
     _check_alike("other", [front, other])
@@ -64,7 +67,8 @@ def compare(front: Front, other: Front, reference: Array, level: float) -> dict[
 
     def both(prompts: Any = slice(None)) -> dict[str, tuple[float, float]]:
         unit, upwards = front.normalisation, front.maximise
-        mine, yours = (summarise(f, reference, unit, prompts) for f in (front, other))
+        corner = front.reference_point(reference, prompts)
+        mine, yours = (summarise(f, corner, unit, prompts) for f in (front, other))
         a, b = (f.scores[:, prompts].mean(axis=1) for f in (front, other))
         pairs = {name: (mine[name], yours[name]) for name in mine if name in yours and name != IS_EXACT}
         covered = metrics.coverage(a, b, maximise=upwards), metrics.coverage(b, a, maximise=upwards)
