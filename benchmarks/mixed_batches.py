@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 import styles  # noqa: E402  (of the examples)
 
-TURNS, BATCHES = 5, (64, 256, 1408)
+TURNS, BATCHES = 3, (128, 1408)
 
 
 def main() -> None:
