@@ -52,7 +52,8 @@ def main() -> None:
     for i in trange(args.repetitions, desc="repetitions"):
         own = prompts[i * PROMPTS : (i + 1) * PROMPTS]
         options = {"tokenizer": tokenizer, "batch_size": 256, "base": False}
-        front = evaluate_front(model, own, rewards, simplex_grid(2, 10), seed=i, **options)
+        record = ROOT / f"runs/constraint/{i}.jsonl"
+        front = evaluate_front(model, own, rewards, simplex_grid(2, 10), seed=i, record=record, **options)
         choice = front.choose("cheerful", subject_to={"brief": LIMIT}, level=LEVEL)
         there = [list(choice.preference.values())]
         seen = evaluate_front(model, held_out, rewards, there, seed=10_000 + i, **options).values[0]

@@ -75,7 +75,8 @@ def _at(front: Front, preferences: np.ndarray) -> Front:
 
 
 def _cell(values: np.ndarray, digits: int = 3) -> str:
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+    mean, std = values.mean(), values.std(ddof=1)
+    return f"{mean:.1e} ± {std:.0e}" if 0 < mean < 1e-3 else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def table(result: Result) -> str:
@@ -86,7 +87,7 @@ def table(result: Result) -> str:
     order = sorted(result.fronts, key=lambda method: result.fronts[method][0].details["cost"])
     for method in order:
         fronts = result.fronts[method]
-        points = len(fronts[0].preferences)
+        points, seeds = len(fronts[0].preferences), len(fronts)
         cells = [
             _cell(result.column(method, "hypervolume")),
             _cell(result.column(method, "hypervolume", result.nadir)),
@@ -94,7 +95,7 @@ def table(result: Result) -> str:
             *(_cell(np.array([f.side_effects[effect].mean() for f in fronts]), 2) for effect in effects),
         ]
         cost = fronts[0].details["cost"]
-        lines.append(f"| {method} ({points} points) | {cost:g} | {' | '.join(cells)} |")
+        lines.append(f"| {method} ({points} points, {seeds} seeds) | {cost:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -119,20 +120,22 @@ def ratios(results: list[Result]) -> str:
 
 
 def shares(results: list[Result]) -> str:
-    """Of the ceiling's hypervolume at the ceiling's own preferences, at equal steps for each of its models."""
+    """Of the ceiling's hypervolume at the ceiling's own preferences and seeds; in brackets the lowest of any seed."""
     columns = ["experiment", "method", "share of the cost", "hypervolume above the base", "above the nadir"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for result in results:
-        ceiling = result.fronts[CEILING][0]
+        ceiling = result.fronts[CEILING]
+        points, seeds = ceiling[0].preferences, [front.details["seed"] for front in ceiling]
         for method, fronts in result.fronts.items():
             if method in (CEILING, "one per preference") or method.startswith("one per objective"):
                 continue
             cells = []
             for reference in (None, result.nadir):
-                top = result.column(CEILING, "hypervolume", reference).mean()
-                own = result.column(method, "hypervolume", reference, on=ceiling.preferences).mean()
-                cells.append(f"{100 * own / top:.0f} %")
-            cost = fronts[0].details["cost"] / ceiling.details["cost"]
+                top = result.column(CEILING, "hypervolume", reference)
+                same = [front.details["seed"] in seeds for front in fronts]
+                own = result.column(method, "hypervolume", reference, on=points)[same]
+                cells.append(f"{100 * own.mean() / top.mean():.0f} % ({100 * (own / top).min():.0f} %)")
+            cost = fronts[0].details["cost"] / ceiling[0].details["cost"]
             lines.append(f"| {result.name} | {method} | {cost:.2f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -61,34 +61,39 @@ def test_constraints_hold_and_a_search_finds_nothing_better(weights, level, up):
             return np.array([[np.interp(at[0], weights[:, 0], c) for c in table.T] for table in tables.swapaxes(0, 1)])
         return LinearNDInterpolator(weights[:, :-1], tables)(at[:-1])[0]
 
+    # Between measured preferences the band is narrowest, so that its width is nearly that of the measured ones alone.
+    off = (means - front.values[:, None]) / means.std(axis=1, keepdims=True)
+    one_sided = np.quantile((off * np.where(front.maximise, 1, -1)).max(axis=0), level, axis=0)
+    two_sided = np.quantile(np.abs(off).max(axis=0), level, axis=0)
+
     def worst(table, name):
-        oriented = sign[name] * table[1:, front.objectives.index(name)]
-        return np.quantile(oriented, 1 - level)
+        i = front.objectives.index(name)
+        return sign[name] * table[0, i] - one_sided[i] * table[1:, i].std()
 
     chosen = interpolated(list(choice.preference.values()))
-    assert all(worst(chosen, name) >= limit - 1e-6 for name, limit in limits.items())
+    assert all(worst(chosen, name) >= limit - 0.01 for name, limit in limits.items())
     assert chosen[0].tolist() == pytest.approx(list(choice.expected.values()), abs=1e-6)
     for i, (low, high) in enumerate(choice.interval.values()):
-        tail = (1 - level) / 2
-        assert (low, high) == pytest.approx(tuple(np.quantile(chosen[1:, i], [tail, 1 - tail])), abs=1e-6)
+        assert (low + high) / 2 == pytest.approx(chosen[0, i], abs=1e-6)
+        assert (high - low) / 2 == pytest.approx(two_sided[i] * chosen[1:, i].std(), rel=0.05)
     others = np.random.default_rng(1).dirichlet(np.ones(m), size=40)
     for table in map(interpolated, [*others, *weights]):
-        if all(worst(table, name) >= limit for name, limit in limits.items()):
+        if all(worst(table, name) >= limit + 0.01 for name, limit in limits.items()):
             assert table[0, 0] <= choice.expected["a"] + (0.002 if m == 2 else 0.05), "candidates are not dense"
 
 
 def test_the_true_value_meets_the_constraint_as_often_as_promised():
-    """On prompts that were not measured, that is in the population; 120 fronts, two binomial standard errors."""
+    """On prompts that were not measured, that is in the population; 60 fronts, two binomial standard errors."""
     met = []
-    for seed in range(120):
-        choice = noisy(LINE, seed=seed).choose("a", {"b": 0.6}, level=0.9)
+    for seed in range(60):
+        choice = noisy(LINE, seed=seed, noise=0.25).choose("a", {"b": 0.6}, level=0.9)
         met.append(attained(list(choice.preference.values()))[1] >= 0.6)
     print(f"met by {np.mean(met):.1%} of the choices, promised for 90 %")
     assert np.mean(met) >= 0.9 - 2 * (0.9 * 0.1 / len(met)) ** 0.5
 
 
 def test_a_higher_level_is_more_careful():
-    b = [noisy(LINE).choose("a", {"b": 0.5}, level=level).preference["b"] for level in (0.5, 0.9, 0.99)]
+    b = [noisy(LINE, noise=0.25).choose("a", {"b": 0.5}, level=level).preference["b"] for level in (0.5, 0.9, 0.99)]
     assert b == sorted(b)
     assert len(set(b)) == 3
 

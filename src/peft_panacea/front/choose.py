@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from .uncertainty import bounds, check_level, resampled_values
+from .uncertainty import check_level, resampled_values
 
 if TYPE_CHECKING:
     from .result import Front
@@ -24,15 +24,15 @@ class Choice:
     """A preference and what is expected of it.
 
     Between measured preferences, a value is interpolated linearly: for two objectives from the next one on either
-    side, for m from the m corners of its Delaunay cell. So it is a weighted mean of measured values. The bounds are
-    percentiles of the same weighted mean over bootstrap resamples of the prompts. They cover which prompts were drawn,
-    not how far the truth is from a straight line, nor that the best of many candidates was picked: measure the choice
-    on other prompts before relying on it.
+    side, for m from the m corners of its Delaunay cell. So it is a weighted mean of measured values, and has
+    a standard error s over bootstrap resamples of the prompts. The bounds are value ± c · s with one c for all
+    candidates, so large that all of them hold at once in the share `level` of the resamples: picking the best candidate
+    does not undermine them. They do not cover how far the truth is from a straight line.
 
     Attributes:
         preference: Objective → weight; goes into `set_preference` as it is.
         expected: Objective → expected mean score.
-        interval: Objective → lower and upper bound of it, two-sided at `level`.
+        interval: Objective → lower and upper bound of it.
         level: The confidence of the bounds. A constraint is held by a one-sided bound at the same level.
     """
 
@@ -48,7 +48,7 @@ class Interpolation:
     Attributes:
         candidates: [Q, m]
         values: [Q, m]
-        resampled: [resamples, Q, m]
+        errors: Standard errors of the values, [Q, m].
     """
 
     def __init__(self, front: Front, level: float) -> None:
@@ -56,17 +56,24 @@ class Interpolation:
         self.front, self.level = front, level
         candidates, weights = _between(front.preferences)
         self.candidates, self.values = candidates.round(7), weights @ front.values
-        self.resampled = np.einsum("qk,bkm->bqm", weights, resampled_values(front), optimize=True)
+        resampled = np.einsum("qk,bkm->bqm", weights, resampled_values(front), optimize=True)
+        self.errors = resampled.std(axis=0)
+        # In units of the standard error, how far the worst candidate of a resample is off: the max-t band.
+        off = (resampled - self.values) / np.where(self.errors > 0, self.errors, np.inf)
+        self._above, self._below = off.max(axis=1), -off.min(axis=1)  # [resamples, m]
 
     def worst(self, i: int) -> Array:
-        """The one-sided bound of every candidate's values of objective i, [Q]."""
-        maximised = np.array(self.front.maximise)[i]
-        return np.quantile(self.resampled[..., i], 1 - self.level if maximised else self.level, axis=0)
+        """One-sided bounds of objective i, [Q], all of which hold at once with confidence `level`."""
+        sign = 1 if np.array(self.front.maximise)[i] else -1
+        c = np.quantile((self._above if sign > 0 else self._below)[:, i], self.level)
+        return self.values[:, i] - sign * c * self.errors[:, i]
 
     def choice(self, index: int) -> Choice:
         """What is known of one candidate."""
-        low, high = bounds(self.resampled[:, index], self.level).tolist()
-        rows = self.candidates[index].tolist(), self.values[index].tolist(), zip(low, high, strict=True)
+        c = np.quantile(np.maximum(self._above, self._below), self.level, axis=0)
+        value, width = self.values[index], c * self.errors[index]
+        bounds = zip((value - width).tolist(), (value + width).tolist(), strict=True)
+        rows = self.candidates[index].tolist(), value.tolist(), bounds
         preference, expected, interval = (dict(zip(self.front.objectives, row, strict=True)) for row in rows)
         return Choice(preference, expected, interval, self.level)
 

@@ -161,9 +161,9 @@ class Front:
 
         Args:
             maximise: The objective to make as good as possible (as small, if it is a minimised one).
-            subject_to: Objective → the worst value that is acceptable. The bound of the mean over prompts, one-sided
-                at `level`, must be no worse.
-            level: Confidence, by bootstrap over the prompts that were measured.
+            subject_to: Objective → the worst value that is acceptable. The one-sided bound of the mean over prompts must
+                be no worse.
+            level: Confidence, by bootstrap over the prompts that were measured, of all bounds of an objective at once.
 
         Raises:
             ValueError: unknown objectives, or constraints that no preference meets; the message says the best value.
