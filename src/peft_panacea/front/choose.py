@@ -26,8 +26,8 @@ class Choice:
     Between measured preferences, a value is interpolated linearly: for two objectives from the next one on either
     side, for m from the m corners of its Delaunay cell. So it is a weighted mean of measured values, and has
     a standard error s over bootstrap resamples of the prompts. The bounds are value ± c · s with one c for all
-    candidates, so large that all of them hold at once in the share `level` of the resamples: picking the best candidate
-    does not undermine them. They do not cover how far the truth is from a straight line.
+    candidates, so large that all of them hold at once in the share `level` of the resamples: picking the best
+    candidate does not undermine them. They do not cover how far the truth is from a straight line.
 
     Attributes:
         preference: Objective → weight; goes into `set_preference` as it is.

@@ -161,8 +161,8 @@ class Front:
 
         Args:
             maximise: The objective to make as good as possible (as small, if it is a minimised one).
-            subject_to: Objective → the worst value that is acceptable. The one-sided bound of the mean over prompts must
-                be no worse.
+            subject_to: Objective → the worst value that is acceptable. The one-sided bound of the mean over prompts
+                must be no worse.
             level: Confidence, by bootstrap over the prompts that were measured, of all bounds of an objective at once.
 
         Raises:
