@@ -1,11 +1,12 @@
-"""A front of 11 preferences on 128 prompts: mixed batches against one preference after another.
+"""A front of 11 preferences: mixed batches against one preference after another.
 
-    OMP_NUM_THREADS=1 python benchmarks/mixed_batches.py
+    OMP_NUM_THREADS=1 python benchmarks/mixed_batches.py --prompts 128 --batch_size 128
 
-The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have
-the same largest batch; one preference alone has no more than 128 rows to fill it with.
+The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have the
+same largest batch; one preference alone has no more rows to fill it with than there are prompts.
 """
 
+import argparse
 import random
 import statistics
 import sys
@@ -24,36 +25,36 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 import styles  # noqa: E402  (of the examples)
 
-TURNS, BATCHES = 3, (128, 1408)
+TURNS = 3
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--batch_size", type=int, default=128)
+    args = parser.parse_args()
     torch.set_num_threads(1)
     path = ROOT / "examples/storyteller"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path / "model"), path / "adapter")
     tokenizer = AutoTokenizer.from_pretrained(path / "model")
     rewards = {"cheerful": styles.cheerful, "brief": styles.brief}
     rng = random.Random(0)
-    prompts = list(dict.fromkeys(styles.grammar.prompt(rng) for _ in range(1000)))[:128]
+    prompts = list(dict.fromkeys(styles.grammar.prompt(rng) for _ in range(1000)))[: args.prompts]
     grid = simplex_grid(2, 10)
 
-    def seconds(parts: list[torch.Tensor], batch_size: int) -> float:
+    def seconds(parts: list[torch.Tensor]) -> float:
         start = time.perf_counter()
         for part in parts:
-            evaluate_front(model, prompts, rewards, part, tokenizer=tokenizer, batch_size=batch_size, base=False)
+            evaluate_front(model, prompts, rewards, part, tokenizer=tokenizer, batch_size=args.batch_size, base=False)
         return time.perf_counter() - start
 
-    for batch_size in BATCHES:
-        turns = [
-            (seconds([grid], batch_size), seconds(list(grid.split(1)), batch_size))
-            for _ in trange(TURNS, desc=f"batches of {batch_size}")
-        ]
-        low, median, high = statistics.quantiles((mixed / alone for mixed, alone in turns), n=4)
-        mixed, alone = (statistics.median(column) for column in zip(*turns, strict=True))
-        print(
-            f"batches of at most {batch_size}: mixed {mixed:.1f} s, one after another {alone:.1f} s, "
-            f"ratio {median:.2f} (quartiles {low:.2f} to {high:.2f})"
-        )
+    turns = [(seconds([grid]), seconds(list(grid.split(1)))) for _ in trange(TURNS, desc="turns")]
+    low, median, high = statistics.quantiles((mixed / alone for mixed, alone in turns), n=4)
+    mixed, alone = (statistics.median(column) for column in zip(*turns, strict=True))
+    print(
+        f"{args.prompts} prompts, batches of at most {args.batch_size}: mixed {mixed:.1f} s, one after another "
+        f"{alone:.1f} s, ratio {median:.2f} (quartiles {low:.2f} to {high:.2f})"
+    )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread(s)")
 
 
