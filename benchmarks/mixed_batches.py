@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/mixed_batches.py --prompts 128 --batch_size 128
 
-The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have the
-same largest batch; one preference alone has no more rows to fill it with than there are prompts.
+The embedded adapter, one completion of at most 64 tokens each; the sides take turns within one run. Both sides have
+the same largest batch; one preference alone has no more rows to fill it with than there are prompts.
 """
 
 import argparse

@@ -100,7 +100,7 @@ def table(result: Result) -> str:
 
 
 def ratios(results: list[Result]) -> str:
-    """Panacea's mean hypervolume in that of each soup at equal cost; in brackets on how many seeds it is ahead."""
+    """Panacea's mean hypervolume in that of each soup at equal cost; in brackets on how many of 5 seeds it is ahead."""
     heads = [f"above the {point}, in {soup}" for point in ("base", "nadir") for soup in SOUPS]
     lines = [f"| experiment | paper | method | {' | '.join(heads)} |", "|---" * 7 + "|"]
     for result in results:
@@ -113,8 +113,9 @@ def ratios(results: list[Result]) -> str:
                         cells.append("")
                         continue
                     soup = result.column(name, "hypervolume", reference)
-                    ratio = f"{own.mean() / soup.mean():.2f}" if soup.mean() > 0 else "∞"
-                    cells.append(f"{ratio} ({int((own > soup).sum())} of {len(own)})")
+                    ratio = own.mean() / soup.mean() if soup.mean() > 0 else np.inf
+                    ratio = f"{ratio:.2f}" if ratio < 100 else "> 100"
+                    cells.append(f"{ratio} ({int((own > soup).sum())})")
             lines.append(f"| {result.name} | {PAPER[result.name]} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
