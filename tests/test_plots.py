@@ -247,6 +247,13 @@ def test_many_objectives_that_do_not_vary():
     draw(plot_fronts(replace(one, scores=np.ones_like(one.scores), base=np.ones_like(one.base))))
 
 
+def test_a_base_without_spread_but_for_rounding_is_no_unit():
+    one = front("abcd", np.eye(4))
+    base = np.full_like(one.base, 0.1) + 1e-17 * np.arange(one.base.shape[0])[:, None]
+    figure = draw(plot_fronts(replace(one, base=base)))
+    assert any(t.startswith("gain over the mean of the column") for t in texts(figure))
+
+
 def test_many_objectives_of_several_methods_have_a_heat_map_each():
     fronts = {name: [front(TEN, MANY, seed=3 * k + s) for s in range(2)] for k, name in enumerate("PQR")}
     figure = draw(plot_fronts(fronts))

@@ -100,7 +100,7 @@ def table(result: Result) -> str:
 
 
 def ratios(results: list[Result]) -> str:
-    """Panacea's mean hypervolume in that of each soup at equal cost; in brackets on how many of 5 seeds it is ahead."""
+    """Panacea's mean hypervolume in that of each soup at equal cost; in brackets on how many of 5 seeds it leads."""
     heads = [f"above the {point}, in {soup}" for point in ("base", "nadir") for soup in SOUPS]
     lines = [f"| experiment | paper | method | {' | '.join(heads)} |", "|---" * 7 + "|"]
     for result in results:

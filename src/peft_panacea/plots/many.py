@@ -80,8 +80,9 @@ def _draw_vertices(
 def _gains(methods: Methods) -> tuple[dict[str, tuple[np.ndarray, ...]], str]:
     """`summary` of every method in units in which objectives compare, more being better, and the name of the unit."""
     fronts = [front for seeds in methods.values() for front in seeds]
-    if all(front.base is not None for front in fronts):
-        scale = np.concatenate([front.base for front in fronts if front.base is not None])
+    bases = [front.base for front in fronts if front.base is not None]
+    scale = np.concatenate(bases) if len(bases) == len(fronts) else np.zeros((1, 1))
+    if (np.ptp(scale, axis=0) > 1e-9 * np.abs(scale).max(axis=0)).all():  # more than rounding
         unit = "gain over the base model,\nin its standard deviations over prompts"
     else:
         scale = np.concatenate([front.values for front in fronts])
