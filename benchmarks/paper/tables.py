@@ -156,7 +156,7 @@ def conditions(runs: list[dict[str, Any]], margin: float = 0.5) -> dict[str, np.
 
 
 def ablations(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """By what was changed: mean over the two seeds ± half of their distance."""
+    """By what was changed."""
     found = {}
     for kind in dict.fromkeys(r["kind"] for r in runs):
         own = [r for r in runs if r["kind"] == kind]
@@ -165,7 +165,7 @@ def ablations(runs: list[dict[str, Any]]) -> dict[str, str]:
         columns = list(next(iter(by_label.values())))
         lines = [f"| {kind} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
         for label, columns_of_one in by_label.items():
-            cells = [f"{c.mean():.3f} ± {np.ptp(c) / 2:.3f}" for c in columns_of_one.values()]
+            cells = [f"{column.mean():.3f}" for column in columns_of_one.values()]
             lines.append(f"| {label} | {' | '.join(cells)} |")
         found[kind] = "\n".join(lines)
     return found
