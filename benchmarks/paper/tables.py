@@ -113,11 +113,34 @@ def ratios(results: list[Result]) -> str:
                         cells.append("")
                         continue
                     soup = result.column(name, "hypervolume", reference)
-                    ratio = own.mean() / soup.mean() if soup.mean() > 0 else np.inf
-                    ratio = f"{ratio:.2f}" if ratio < 100 else "> 100"
+                    ratio = _ratio(own.mean(), soup.mean())
                     cells.append(f"{ratio} ({int((own > soup).sum())})")
             lines.append(f"| {result.name} | {PAPER[result.name]} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def references(results: list[Result]) -> str:
+    """The ratio of Panacea's mean hypervolume to that of Rewarded Soups, by where the reference point is."""
+    places = (0.0, 0.25, 0.5, 0.75, 1.0)
+    lines = [
+        f"| experiment | paper | base | {' | '.join(f'{p:.0%}' for p in places[1:-1])} | nadir |",
+        "|---" * 7 + "|",
+    ]
+    for result in results:
+        cells = []
+        for place in places:
+            reference = (1 - place) * result.base + place * result.nadir
+            means = [
+                np.mean([front.metrics(reference)["hypervolume"] for front in result.fronts[method]])
+                for method in (OWN, "Rewarded Soups")
+            ]
+            cells.append(_ratio(*means))
+        lines.append(f"| {result.name} | {PAPER[result.name]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ratio(own: float, other: float) -> str:
+    return f"{own / other:.2f}" if other > 0.01 * own else "> 100"
 
 
 def shares(results: list[Result]) -> str:
@@ -176,6 +199,7 @@ def tables() -> dict[str, str]:
     results = {name: Result(name) for name in PAPER if (RESULTS / f"{name}.json").exists()}
     found = {name: table(result) for name, result in results.items()}
     found["ratios"] = ratios(list(results.values()))
+    found["references"] = references(list(results.values()))
     found["shares"] = shares([result for result in results.values() if CEILING in result.fronts])
     if (RESULTS / "ablations.json").exists():
         found |= ablations(json.loads((RESULTS / "ablations.json").read_text(encoding="utf-8"))["runs"])
