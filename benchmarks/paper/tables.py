@@ -76,7 +76,7 @@ def _at(front: Front, preferences: np.ndarray) -> Front:
 
 def _cell(values: np.ndarray, digits: int = 3) -> str:
     mean, std = values.mean(), values.std(ddof=1)
-    return f"{mean:.1e} ± {std:.0e}" if 0 < mean < 1e-3 else f"{mean:.{digits}f} ± {std:.{digits}f}"
+    return f"{mean:.1e} ± {std:.0e}" if 0 < mean < 5e-3 else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
 def table(result: Result) -> str:
