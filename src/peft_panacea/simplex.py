@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import numbers
@@ -11,6 +10,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
+
+from .seeding import derive
 
 CPU = torch.device("cpu")
 
@@ -204,8 +205,7 @@ class PreferenceSampler:
     def _generator(self, *key: str | int) -> Generator:
         for name, number in zip(("step", "micro_step", "rank"), key[1:], strict=True):
             _check_integer(name, number, minimum=0)
-        digest = hashlib.sha256(repr((self.seed, *key)).encode()).digest()
-        return torch.Generator(CPU).manual_seed(int.from_bytes(digest[:4], "big"))  # torch uses 32 bits of it on a CPU
+        return torch.Generator(CPU).manual_seed(derive(self.seed, *key))
 
 
 def _random(n: int, d: int, generator: Generator | None) -> Tensor:

@@ -4,7 +4,7 @@ from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
 from .model import PanaceaModel
 from .state import PreferenceState, parse_preference
-from .steering import get_preference, preference, set_preference
+from .steering import get_objectives, get_preference, preference, set_preference
 from .svd import PanaceaSVD
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "PanaceaModel",
     "PanaceaSVD",
     "PreferenceState",
+    "get_objectives",
     "get_preference",
     "parse_preference",
     "preference",

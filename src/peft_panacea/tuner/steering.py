@@ -92,6 +92,31 @@ def get_preference(model: nn.Module, adapter_name: str | None = None) -> Tensor:
     return state.get(_select(state, adapter_name)[0]).clone()
 
 
+def get_objectives(model: nn.Module, adapter_name: str | None = None) -> list[str]:
+    """The names of the m objectives of an adapter, in the order in which a preference lists them.
+
+    Args:
+        model: A model with at least one Panacea adapter.
+        adapter_name: The adapter to ask; the first active one if None.
+    """
+    layer = _first_layer(model)
+    if adapter_name is None:
+        known = layer.preference_state.objectives
+        adapter_name = next(name for name in (*layer.active_adapters, *known) if name in known)
+    return list(layer.preference_state.objectives[_select(layer.preference_state, adapter_name)[0]])
+
+
+@contextmanager
+def preference_kept(model: nn.Module) -> Iterator[None]:
+    """On leaving the block, `set_preference` calls within it are undone."""
+    state = _first_layer(model).preference_state
+    before = state.snapshot()
+    try:
+        yield
+    finally:
+        state.restore(before)
+
+
 @contextmanager
 def preference(
     model: nn.Module,
