@@ -143,10 +143,10 @@ def train_with_own_preference(rank: int) -> dict[str, object]:
 
 
 def train_bfloat16_adapter(rank: int) -> None:
-    """An adapter like that of transformers' `add_adapter` on a bfloat16 base: U and V bfloat16, the rest float32."""
+    """An adapter like that of transformers' `add_adapter` on a bfloat16 base: U and Vh bfloat16, the rest float32."""
     model = tiny(torch.bfloat16)
     for name, parameter in model.named_parameters():
-        if name.endswith((".U", ".V")):
+        if name.endswith((".U", ".Vh")):
             parameter.data = parameter.data.bfloat16()
     ids, preference = batch()
     train(fsdp2(model), share(rank, ids), share(rank, preference))

@@ -1,4 +1,4 @@
-"""The slow, obvious twin of the tuner: W(p) = W0 + c · U diag(sigma, scale · p) Vᵀ, built explicitly, row by row."""
+"""The slow, obvious twin of the tuner: W(p) = W0 + c · U diag(sigma, scale · p) Vh, built explicitly, row by row."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch import Tensor
 
 @torch.no_grad()
 def dense_weight(
-    W0: Tensor, U: Tensor, V: Tensor, sigma: Tensor | None, scale: Tensor, p: Tensor, c: float, R: int
+    W0: Tensor, U: Tensor, Vh: Tensor, sigma: Tensor | None, scale: Tensor, p: Tensor, c: float, R: int
 ) -> Tensor:
     """W(p), [out, in], in float64."""
     diagonal = [] if sigma is None else [float(s) for s in sigma]
     for weight in p:
         diagonal += [float(scale) * float(weight)] * R
     S = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    return W0.double() + c * U.double() @ S @ V.double().T
+    return W0.double() + c * U.double() @ S @ Vh.double()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_panacea.simplex import PreferenceSampler, boost_vertices, dirichlet, simplex_grid, stratified, uniform
-from peft_panacea.tuner.state import parse_preference
+from peft_panacea.tuner.preferences import parse_preference
 
 ROWS = 20_000
 SIGMAS = 5  # a mean of ROWS independent numbers is further off once in two million

@@ -16,8 +16,8 @@ def adapters(model: PeftModel) -> dict[str, PanaceaSVD]:
 
 @torch.no_grad()
 def factors(module: PanaceaSVD, fixed: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """B [out, k] and A [in, k] of a separate model, so that ΔW = B Aᵀ."""
-    return module.U * module.gain(torch.tensor(fixed, dtype=torch.float32)), module.V
+    """B [out, k] and A [k, in] of a separate model, so that ΔW = B A."""
+    return module.U * module.gain(torch.tensor(fixed, dtype=torch.float32)), module.Vh
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def soup(experiment: Any, specialists: list[PeftModel]) -> PeftModel:
     )
     for name, module in adapters(model).items():
         module.U.copy_(torch.cat([own[name][0] for own in found], dim=1) / module.factor)
-        module.V.copy_(torch.cat([own[name][1] for own in found], dim=1))
+        module.Vh.copy_(torch.cat([own[name][1] for own in found]))
         module.scale.fill_(1.0)
     return model
 
@@ -50,7 +50,7 @@ def soup_of_factors(experiment: Any, specialists: list[PeftModel], preference: l
         module.U.zero_()
         k = module.preference_rank
         B, A = (sum(np.sqrt(p) * own[name][j] for p, own in zip(preference, found, strict=True)) for j in (0, 1))
-        module.U[:, :k], module.V[:, :k] = B / module.factor, A
+        module.U[:, :k], module.Vh[:k] = B / module.factor, A
     return model
 
 

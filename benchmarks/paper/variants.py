@@ -18,7 +18,7 @@ class Bilinear(PanaceaSVD):
     def forward(self, x: Tensor, preference: Tensor) -> Tensor:
         r = 0 if self.sigma is None else len(self.sigma)
         core = torch.einsum("...i,ijk->...jk", preference, self.core)
-        h = self.dropout(x) @ self.V
+        h = nn.functional.linear(self.dropout(x), self.Vh)
         shared = h[..., :r] if self.sigma is None else h[..., :r] * self.sigma
         steered = h[..., r:] @ core
         return self.factor * (torch.cat([shared, steered], dim=-1) @ self.U.T)

@@ -4,27 +4,17 @@ Importing this package registers the method with PEFT, which `PeftModel.from_pre
 adapter.
 """
 
-from . import _registration  # noqa: F401  (registers the method, before the names below are used)
-from .tuner import (
-    PanaceaConfig,
-    PanaceaLayer,
-    PanaceaLinear,
-    PanaceaModel,
-    get_objectives,
-    get_preference,
-    preference,
-    set_preference,
-)
+from . import plugin  # noqa: F401  (registers the method, before the names below are used)
+from .simplex import simplex_grid
+from .tuner import PanaceaConfig, get_objectives, get_preference, preference, set_preference
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PanaceaConfig",
-    "PanaceaLayer",
-    "PanaceaLinear",
-    "PanaceaModel",
     "get_objectives",
     "get_preference",
     "preference",
     "set_preference",
+    "simplex_grid",
 ]

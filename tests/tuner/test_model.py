@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from conftest import MLP, gpt2, llama, randomise, steered
-from peft_panacea import PanaceaConfig, PanaceaLayer, PanaceaModel
+from peft_panacea import PanaceaConfig
+from peft_panacea.tuner import PanaceaLayer, PanaceaModel
 
 
 def adapted(model):
@@ -150,7 +151,7 @@ def test_the_checkpoint_is_safetensors_and_holds_the_adapter_only(model, tmp_pat
         "adapter_model.safetensors",
     ]
     state = load_file(tmp_path / "adapter_model.safetensors")
-    assert {name.rsplit(".", 1)[1] for name in state} == {"U", "V", "sigma", "scale"}
+    assert {name.rsplit(".", 1)[1] for name in state} == {"U", "Vh", "sigma", "scale"}
     assert all(".panacea_svd." in name for name in state)
 
 
@@ -221,5 +222,5 @@ def test_one_step_of_training_reaches_every_adapted_layer(base, tokens):
         optimizer.zero_grad()
         model(**tokens, labels=tokens["input_ids"], preference=torch.eye(2).repeat(2, 1)).loss.backward()
         with_gradient = {n.rsplit(".", 1)[1] for n, p in parameters.items() if p.grad.abs().max() > 0}
-        assert with_gradient == ({"sigma", "scale"} if step == 0 else {"U", "V", "sigma", "scale"})
+        assert with_gradient == ({"sigma", "scale"} if step == 0 else {"U", "Vh", "sigma", "scale"})
         optimizer.step()

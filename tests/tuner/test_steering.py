@@ -146,7 +146,20 @@ def test_a_forward_within_generate_does_no_harm(model, tokens):
 
     options = {"num_beams": 2, "do_sample": False, "max_new_tokens": 4, "logits_processor": [ask_the_model]}
     assert torch.equal(model.generate(**tokens, preference=ROWS, **options), expected)
-    assert "_expand_inputs_for_generation" not in vars(model.get_base_model())
+
+
+def test_an_unloaded_model_expands_as_before(model):
+    method = "_expand_inputs_for_generation"
+    assert method in vars(model.get_base_model())
+    assert method not in vars(model.unload())
+
+
+def test_objectives_are_listed_in_order(model):
+    assert peft_panacea.get_objectives(model) == ["a", "b"]
+    model.add_adapter("three", PanaceaConfig(objectives=["z", "y", "x"]))
+    assert peft_panacea.get_objectives(model, "three") == ["z", "y", "x"]
+    with pytest.raises(ValueError, match="`adapter_name` must be one of the Panacea adapters"):
+        peft_panacea.get_objectives(model, "four")
 
 
 def test_several_adapters():

@@ -44,7 +44,7 @@ def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, m, batch, per_row, 
         preference,
         W0=W0,
         U=svd.U,
-        V=svd.V,
+        Vh=svd.Vh,
         sigma=svd.sigma,
         scale=svd.scale,
         c=svd.factor,
@@ -63,7 +63,7 @@ def test_delta_weight_is_the_dense_update_in_the_base_layout(layer_type):
     p = torch.tensor([0.2, 0.5, 0.3])
     model.set_preference(p)
     delta = layer.get_delta_weight("default")
-    expected = dense_weight(torch.zeros(20, 12), svd.U, svd.V, svd.sigma, svd.scale, p, svd.factor, 2)
+    expected = dense_weight(torch.zeros(20, 12), svd.U, svd.Vh, svd.sigma, svd.scale, p, svd.factor, 2)
     assert delta.shape == layer.base_layer.weight.shape
     torch.testing.assert_close((delta.T if layer_type is Conv1D else delta).double(), expected, atol=1e-6, rtol=1e-5)
 
@@ -99,7 +99,7 @@ def test_gradients_agree_with_the_dense_twin():
     total = 0.0
     for row, p in zip(x, preference.double(), strict=True):
         S = torch.diag(torch.cat([svd.sigma, (svd.scale * p).repeat_interleave(2)]))
-        W = layer.base_layer.weight + svd.factor * svd.U @ S @ svd.V.T
+        W = layer.base_layer.weight + svd.factor * svd.U @ S @ svd.Vh
         total = total + (row @ W.T + layer.base_layer.bias).pow(2).sum()
     total.backward()
     for name, p in svd.named_parameters():
@@ -112,7 +112,7 @@ def test_diagonal_stays_float32_and_keeps_its_digits(dtype):
     nn.init.constant_(svd.sigma, 1.001)
     nn.init.constant_(svd.scale, 1.001)
     svd.to(dtype)
-    assert (svd.U.dtype, svd.V.dtype) == (dtype, dtype)
+    assert (svd.U.dtype, svd.Vh.dtype) == (dtype, dtype)
     assert (svd.sigma.dtype, svd.scale.dtype) == (torch.float32, torch.float32)
     assert svd.sigma[0].item() == svd.scale.item() == torch.tensor(1.001).item()
 

@@ -3,7 +3,8 @@
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
 from .model import PanaceaModel
-from .state import PreferenceState, parse_preference
+from .preferences import parse_preference
+from .state import PreferenceState
 from .steering import get_objectives, get_preference, preference, set_preference
 from .svd import PanaceaSVD
 

@@ -10,7 +10,10 @@ from typing import Any, Literal
 from peft.config import PeftConfig
 from peft.utils import PeftType
 
-from .state import parse_preference
+from .preferences import parse_preference
+
+FORMAT_VERSION = 1
+"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration."""
 
 
 @dataclass
@@ -55,6 +58,8 @@ class PanaceaConfig(PeftConfig):
             Modules to train and save in full next to the adapter, such as a classification head.
         trainable_token_indices (`list[int]` or `dict[str, list[int]]`, *optional*):
             Rows of the embedding, or of the named layers, to train next to the adapter.
+        format_version (`int`):
+            The version of the saved format, written into `adapter_config.json`; not to be chosen.
     """
 
     objectives: int | list[str] = field(default=2, metadata={"help": "The names of the objectives, or their number."})
@@ -97,9 +102,16 @@ class PanaceaConfig(PeftConfig):
         default=None, metadata={"help": "Rows of the embedding, or of the named layers, to train."}
     )
 
+    format_version: int = field(default=FORMAT_VERSION, metadata={"help": "The version of the saved format."})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.PANACEA
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"`format_version` must be {FORMAT_VERSION}, which is what this version of peft-panacea reads, but got "
+                f"{self.format_version!r}; a later one needs a newer peft-panacea."
+            )
         self.objectives = _checked_objectives(self.objectives)
         if self.default_preference is not None:
             self.default_preference = _checked_default(self.default_preference, self.objective_names)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .config import PanaceaConfig
-from .state import PreferenceState, parse_preference
+from .preferences import parse_preference
+from .state import PreferenceState
 from .svd import PanaceaSVD
 
 
@@ -155,7 +156,7 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
                 continue
             svd = self.panacea_svd[name]
             preference = self.preference_state.get(name, x.device)
-            result = result + svd(self._cast_input_dtype(x, svd.V.dtype), preference)
+            result = result + svd(self._cast_input_dtype(x, svd.Vh.dtype), preference)
         return result.to(dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +16,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from . import steering
-from .checkpointing import preserve_preference_under_checkpointing, stop_preserving_preference
 from .config import PanaceaConfig
+from .expansion import repeat_preferences_with_rows, stop_repeating_preferences
 from .layer import PanaceaLayer, PanaceaLinear
-from .loading import check_state_dict
-from .state import Preferences, PreferenceState
+from .preferences import Preferences
+from .recomputation import preserve_preference_in_recomputation, stop_preserving_preference
+from .state import PreferenceState
+from .state_dict import check_state_dict
 
 HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs")
 """The output layers of transformers' models for classification and question answering."""
@@ -50,7 +52,8 @@ class PanaceaModel(BaseTuner):
     def _pre_injection_hook(self, model: nn.Module, config: PanaceaConfig, adapter_name: str) -> None:
         layer = steering.find_layer(model)
         self.preference_state = PreferenceState() if layer is None else layer.preference_state
-        preserve_preference_under_checkpointing(model, self.preference_state)
+        preserve_preference_in_recomputation(model, self.preference_state)
+        repeat_preferences_with_rows(model, self.preference_state)
 
     def _prepare_adapter_config(self, peft_config: PanaceaConfig, model_config: dict[str, Any]) -> PanaceaConfig:
         if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
@@ -101,7 +104,7 @@ class PanaceaModel(BaseTuner):
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
-        stop_preserving_preference(model)
+        unhook(model)
         return model
 
     @classmethod
@@ -122,6 +125,10 @@ class PanaceaModel(BaseTuner):
         """See [`peft_panacea.get_preference`]."""
         return steering.get_preference(self, adapter_name)
 
+    def get_objectives(self, adapter_name: str | None = None) -> list[str]:
+        """See [`peft_panacea.get_objectives`]."""
+        return steering.get_objectives(self, adapter_name)
+
     def preference(
         self, preference: Preferences, adapter_name: str | list[str] | None = None, *, extrapolate: bool = False
     ) -> AbstractContextManager[None]:
@@ -137,31 +144,18 @@ class PanaceaModel(BaseTuner):
                 "preference instead, `preference=[...]` with one entry per row."
             )
         preference = kwargs.get("preference")
-        active = [name for name in self.active_adapters if name in self.preference_state.objectives]
-        steered = nullcontext() if preference is None else self.preference(preference, active)
-        with steered, self._rows_follow_the_batch():
-            yield
-
-    @contextmanager
-    def _rows_follow_the_batch(self) -> Iterator[None]:
-        """Repeat per-row preferences where `generate` repeats the rows, for beams and `num_return_sequences`."""
-        state = self.preference_state
-        expand = getattr(self.model, "_expand_inputs_for_generation", None)
-        within_another_call = "_expand_inputs_for_generation" in vars(self.model)
-        if torch.compiler.is_compiling() or expand is None or within_another_call or not state.per_row:
+        if preference is None and torch.compiler.is_compiling():  # a scope would break the graph
             yield
             return
-        before = state.snapshot()
-
-        def expand_with_preference(expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
-            state.repeat_rows(expand_size)
-            return expand(expand_size, *args, **kwargs)
-
-        # An instance attribute for the length of the call: transformers alone knows the factor and the moment, which
-        # differ between decoding methods and between encoder and decoder.
-        self.model._expand_inputs_for_generation = expand_with_preference
-        try:
+        steered = {}
+        if preference is not None:
+            active = [name for name in self.active_adapters if name in self.preference_state.objectives]
+            steered = steering.parse_for(steering.first_layer(self), preference, active)
+        with self.preference_state.call(steered):
             yield
-        finally:
-            del self.model._expand_inputs_for_generation
-            state.restore(before)
+
+
+def unhook(model: nn.Module) -> None:
+    """Take from a model without an adapter what made its methods know the preference."""
+    stop_preserving_preference(model)
+    stop_repeating_preferences(model)

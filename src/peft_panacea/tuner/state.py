@@ -1,172 +1,189 @@
-"""A preference: how it is validated, and the one place where the current one lives."""
+"""Whose preference a running call sees: that of its own call or block, else the one that is set for everyone."""
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
 
-SUM_TOLERANCE = 1e-4
-"""How far from 1 the entries of a preference may sum: room for half-precision input, not for a wrong preference."""
+OnDevices: TypeAlias = dict[torch.device, Tensor]
+"""One adapter's preference, [m] or [B, m], float32, on the CPU and wherever it was used."""
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_SCOPE: ContextVar[Scope] = ContextVar("panacea_scope")
 
-ROUNDING = 1e-8
-"""How far below 0 an entry may lie and still count as 0: ``1 - 0.9 - 0.1`` is -2.8e-17 in float64."""
-
-Preference: TypeAlias = "Sequence[float] | Mapping[str, float] | np.ndarray | Tensor"
-"""One preference: m numbers in the order of the objectives, or one number for every objective name."""
-
-Preferences: TypeAlias = "Preference | Sequence[Preference]"
-"""One preference for the whole batch, or B of them (also as a [B, m] array or tensor), one for every row."""
+_numbers = itertools.count()
 
 
-def parse_preference(preference: Preferences, objectives: Sequence[str], *, extrapolate: bool = False) -> Tensor:
-    """Validate `preference` and return it as a float32 CPU tensor.
+class Scope:
+    """The preferences that hold in one thread or asyncio task for the length of a block or call.
 
-    Args:
-        preference: One preference, or one for every row of a batch.
-        objectives: The m objective names, in the order of the entries.
-        extrapolate: Accept any finite numbers, also outside the simplex.
-
-    Returns:
-        A new tensor of shape [m], or [B, m] for B rows, without gradient.
-
-    Raises:
-        TypeError: `preference` is not made of real numbers.
-        ValueError: wrong length, unknown or missing names, NaN or infinity, and, unless `extrapolate`, an entry
-            below 0 (by more than `ROUNDING`) or a sum that differs from 1 by more than `SUM_TOLERANCE`.
+    Attributes:
+        preferences: By the number of the adapter, which is different for every adapter in the process.
+        outer: The scope around it.
+        of_call: Whether it ends with a call of the model, so that its rows may follow those of the batch.
+        left: Whether it has ended, but is still there for somebody.
+        current: The innermost scope of whoever asks; this one itself where there is none.
     """
-    if isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
-        rows = [_numbers(row, objectives, f"`preference` row {i}") for i, row in enumerate(preference)]
-        for i, row in enumerate(rows):
-            if row.ndim != 1:
-                raise ValueError(
-                    f"`preference` row {i} must be one preference with {len(objectives)} entries, "
-                    f"but got shape {tuple(row.shape)}."
-                )
-            _check(row[None], objectives, extrapolate, first_row=i)
-        values = np.stack(rows)
-    else:
-        values = _numbers(preference, objectives, "`preference`")
-        rows_or_one = values if values.ndim == 2 else values[None]
-        if rows_or_one.ndim != 2 or rows_or_one.shape[0] == 0:
-            m = len(objectives)
-            raise ValueError(f"`preference` must have shape ({m},) or (B, {m}), but got {tuple(values.shape)}.")
-        _check(rows_or_one, objectives, extrapolate, first_row=0 if values.ndim == 2 else None)
-    if not extrapolate:
-        values = values.clip(min=0.0)
-    return torch.tensor(values, dtype=torch.float32, device="cpu")
+
+    def __init__(
+        self, preferences: dict[int, OnDevices], *, outer: Scope | None = None, of_call: bool = False
+    ) -> None:
+        self.preferences = preferences
+        self.outer = outer
+        self.of_call = of_call
+        self.left = False
+
+    # A property that is made in C is no code to `torch.compile`, which cannot trace a context variable: it looks the
+    # value up again at every call. So a graph serves all threads and all preferences.
+    current: Any = property(_SCOPE.get)
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, np.ndarray | Tensor):
-        return value.ndim == 0
-    return isinstance(value, numbers.Real)
+def _innermost() -> Scope | None:
+    scope = _SCOPE.get(None)
+    while scope is not None and scope.left:
+        scope = scope.outer
+    return scope
 
 
-def _numbers(value: Any, objectives: Sequence[str], what: str) -> np.ndarray:
-    """Turn a mapping, sequence, array or tensor of real numbers into a float64 array."""
-    if isinstance(value, Mapping):
-        if set(value) != set(objectives):
-            raise ValueError(f"{what} must name exactly the objectives {list(objectives)}, but got {list(value)}.")
-        value = [value[name] for name in objectives]
-    if isinstance(value, Tensor):
-        if value.is_complex() or value.dtype == torch.bool or value.is_meta:
-            raise TypeError(f"{what} must hold real numbers, but got a tensor of {value.dtype} on {value.device}.")
-        return value.detach().to("cpu", torch.float64).numpy()
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiu":
-            raise TypeError(f"{what} must hold real numbers, but got an array of {value.dtype}.")
-        return value.astype(np.float64)
-    if not isinstance(value, list | tuple):
-        raise TypeError(
-            f"{what} must be a list, tuple, array, tensor or mapping of numbers, but got {type(value).__name__}."
-        )
-    return np.array([_number(entry, what) for entry in value], dtype=np.float64)
-
-
-def _number(entry: Any, what: str) -> float:
-    scalar = entry.item() if isinstance(entry, np.ndarray | Tensor) and entry.ndim == 0 else entry
-    if isinstance(scalar, bool | np.bool_) or not isinstance(scalar, numbers.Real):
-        raise TypeError(f"{what} must hold real numbers, but got {entry!r}.")
+@contextmanager
+def _entered(preferences: dict[int, OnDevices], *, of_call: bool = False) -> Iterator[None]:
+    """A scope with these preferences and no others."""
+    outer = _innermost()
+    scope = Scope(preferences, outer=outer, of_call=of_call)
+    token = _SCOPE.set(scope)
     try:
-        return float(scalar)
-    except OverflowError:
-        return math.inf
-
-
-def _check(rows: np.ndarray, objectives: Sequence[str], extrapolate: bool, first_row: int | None) -> None:
-    """Check a [B, m] array; `first_row` numbers the rows in the message, None means that there is only one."""
-    m = len(objectives)
-    rule = f"{m} finite entries" if extrapolate else f"{m} non-negative entries that sum to 1"
-    for i, row in enumerate(rows):
-        valid = row.size == m and bool((np.abs(row) <= _FLOAT32_MAX).all())
-        if valid and not extrapolate:
-            valid = bool((row >= -ROUNDING).all()) and abs(row.sum() - 1.0) <= SUM_TOLERANCE
-        if not valid:
-            what = "`preference`" if first_row is None else f"`preference` row {first_row + i}"
-            found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if row.size > 12 else "")
-            raise ValueError(f"{what} must have {rule}, for {', '.join(objectives)}, but got [{found}].")
+        yield
+    finally:
+        inner = _innermost()
+        try:
+            _SCOPE.reset(token)
+        except ValueError:  # an unfinished generator was closed by another thread or task than the one it steers
+            scope.left = True
+        else:
+            if inner is not scope:  # it was closed within a block that was entered later, which goes on
+                scope.left = True
+                if inner is not None:
+                    _SCOPE.set(inner)
+        if scope.left:
+            scope.preferences = {} if outer is None else outer.preferences
 
 
 class PreferenceState:
-    """The current preference of every adapter of one model, shared by reference by all of the model's layers.
+    """The preferences of every adapter of one model, shared by reference by all of the model's layers.
 
-    It is neither a parameter nor a buffer: DDP would broadcast a buffer from rank 0, `.to(bfloat16)` would round it.
-    A change replaces the tensor and never writes into it, so a graph that used the old one stays valid.
+    They are neither parameters nor buffers: DDP would broadcast a buffer from rank 0, `.to(bfloat16)` would round it.
+    A change replaces the tensor and never writes into it, so a graph that used the old one stays valid. A copy or
+    pickle has what everyone sees, and adapters of its own.
     """
 
     def __init__(self) -> None:
         self.objectives: dict[str, tuple[str, ...]] = {}
-        self._current: dict[str, dict[torch.device, Tensor]] = {}
+        self._number: dict[str, int] = {}
+        self._everyone = Scope({})
+        self._devices = {CPU}
+
+    def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+        return {name: (self.objectives[name], self._of_everyone(name)[CPU]) for name in self.objectives}
+
+    def __setstate__(self, adapters: dict[str, tuple[tuple[str, ...], Tensor]]) -> None:
+        self.__init__()  # type: ignore[misc]
+        for name, (objectives, preference) in adapters.items():
+            self.add(name, objectives, preference)
 
     def add(self, adapter_name: str, objectives: Sequence[str], default: Tensor) -> None:
-        """Register an adapter, with `default` ([m]) as its current preference."""
+        """Register an adapter, with `default` ([m]) as its preference."""
+        self._number.setdefault(adapter_name, next(_numbers))
         self.objectives[adapter_name] = tuple(objectives)
-        self._current[adapter_name] = {default.device: default}
+        self.set({adapter_name: default})
 
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter; do nothing if it is not known."""
         self.objectives.pop(adapter_name, None)
-        self._current.pop(adapter_name, None)
+        self._everyone.preferences.pop(self._number.pop(adapter_name, -1), None)
 
     def get(self, adapter_name: str, device: torch.device = CPU) -> Tensor:
-        """The adapter's current preference, [m] or [B, m], float32 on `device`, copied there once per change."""
-        on_device = self._current[adapter_name]
-        if device not in on_device:
-            on_device[device] = next(iter(on_device.values())).to(device)
-        return on_device[device]
+        """The preference of an adapter as the caller sees it, [m] or [B, m], float32 on `device`."""
+        preference = self._seen(adapter_name)
+        if device not in preference:
+            self._devices.add(device)
+            preference[device] = preference[CPU].to(device)
+        return preference[device]
 
     def set(self, preferences: Mapping[str, Tensor]) -> None:
-        """Replace the preferences of the named adapters, on every device on which they were used before."""
-        for adapter_name, preference in preferences.items():
-            devices = self._current[adapter_name]
-            self._current[adapter_name] = {device: preference.to(device) for device in devices}
+        """Replace what everyone sees of the named adapters."""
+        for name, preference in preferences.items():
+            self._everyone.preferences[self._number[name]] = self._on_devices(preference)
 
-    def snapshot(self) -> dict[str, dict[torch.device, Tensor]]:
-        """The current preference of every adapter, for `restore`."""
-        return dict(self._current)
+    def overridden(self, adapter_name: str) -> bool:
+        """Whether the caller is in a block or call and does not see what everyone sees of the adapter."""
+        return self._number[adapter_name] in self._around()
 
-    def restore(self, snapshot: dict[str, dict[torch.device, Tensor]]) -> None:
-        """Take back a snapshot, for the adapters that are still there."""
-        self._current.update({name: value for name, value in snapshot.items() if name in self._current})
+    @contextmanager
+    def block(self, preferences: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it the caller sees these preferences; of other adapters, what it saw before."""
+        with _entered({**self._around(), **self._numbered(preferences)}):
+            yield
+
+    @contextmanager
+    def call(self, preferences: Mapping[str, Tensor]) -> Iterator[None]:
+        """The same for one call of the model, which sees no later change of other adapters either."""
+        with _entered({**self._around(), **self.seen(), **self._numbered(preferences)}, of_call=True):
+            yield
+
+    @contextmanager
+    def as_seen(self, seen: Mapping[int, OnDevices]) -> Iterator[None]:
+        """Within it the caller sees what `seen` returned."""
+        with _entered({**self._around(), **seen}):
+            yield
+
+    @contextmanager
+    def as_everyone(self) -> Iterator[None]:
+        """Within it the caller sees what everyone sees; on leaving it, that is what it was before."""
+        before = {name: self._of_everyone(name) for name in self.objectives}
+        numbers = set(self._number.values())
+        try:
+            with _entered({n: preference for n, preference in self._around().items() if n not in numbers}):
+                yield
+        finally:
+            self._everyone.preferences.update(
+                {self._number[name]: preference for name, preference in before.items() if name in self._number}
+            )
+
+    def seen(self) -> dict[int, OnDevices]:
+        """What the caller sees, for `as_seen`."""
+        return {self._number[name]: self._seen(name) for name in self.objectives}
 
     def repeat_rows(self, repeats: int) -> None:
-        """Repeat every per-row preference as `generate` repeats the rows: each row `repeats` times in a run."""
-        for adapter_name in self._current:
-            rows = self.get(adapter_name)
-            if rows.ndim == 2:
-                self.set({adapter_name: rows.repeat_interleave(repeats, dim=0)})
+        """Repeat every per-row preference of a call as `generate` repeats rows: each row `repeats` times in a run."""
+        scope = self._everyone.current
+        if not scope.of_call:
+            return
+        for number, preference in self.seen().items():
+            if preference[CPU].ndim == 2:
+                rows = preference[CPU].repeat_interleave(repeats, dim=0)
+                scope.preferences = {**scope.preferences, number: self._on_devices(rows)}
 
-    @property
-    def per_row(self) -> bool:
-        """Whether some adapter has a preference for every row of the batch."""
-        return any(next(iter(on_device.values())).ndim == 2 for on_device in self._current.values())
+    def _seen(self, adapter_name: str) -> OnDevices:
+        preference = self._everyone.current.preferences.get(self._number[adapter_name])
+        return self._of_everyone(adapter_name) if preference is None else preference
+
+    def _of_everyone(self, adapter_name: str) -> OnDevices:
+        return self._everyone.preferences[self._number[adapter_name]]
+
+    def _around(self) -> dict[int, OnDevices]:
+        """The preferences of the caller's scope."""
+        scope: Scope = self._everyone.current
+        return {} if scope is self._everyone else scope.preferences
+
+    def _numbered(self, preferences: Mapping[str, Tensor]) -> dict[int, OnDevices]:
+        return {self._number[name]: self._on_devices(preference) for name, preference in preferences.items()}
+
+    def _on_devices(self, preference: Tensor) -> OnDevices:
+        return {device: preference.to(device) for device in tuple(self._devices)}

@@ -1,15 +1,16 @@
-"""Steering a model: setting its preference for good, for a block, for one call."""
+"""Steering a model: setting its preference for everyone, or for a block of one thread or task."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import Tensor, nn
 
 from .layer import PanaceaLayer
-from .state import Preferences, PreferenceState, parse_preference
+from .preferences import Preferences, parse_preference
+from .state import PreferenceState
 
 
 def find_layer(model: nn.Module) -> PanaceaLayer | None:
@@ -17,7 +18,8 @@ def find_layer(model: nn.Module) -> PanaceaLayer | None:
     return next((module for module in model.modules() if isinstance(module, PanaceaLayer)), None)
 
 
-def _first_layer(model: nn.Module) -> PanaceaLayer:
+def first_layer(model: nn.Module) -> PanaceaLayer:
+    """The same, for a model that must have an adapter."""
     layer = find_layer(model)
     if layer is None or not layer.preference_state.objectives:
         raise RuntimeError("`model` must have a Panacea adapter, but none of its layers has one.")
@@ -36,6 +38,31 @@ def _select(state: PreferenceState, adapter_name: str | list[str] | None) -> lis
     return names
 
 
+def _first_active(layer: PanaceaLayer, adapter_name: str | None) -> str:
+    state = layer.preference_state
+    if adapter_name is None:
+        adapter_name = next((name for name in layer.active_adapters if name in state.objectives), None)
+    return _select(state, adapter_name)[0]
+
+
+def parse_for(
+    layer: PanaceaLayer, preference: Preferences, adapter_name: str | list[str] | None, *, extrapolate: bool = False
+) -> dict[str, Tensor]:
+    """The preference of each of the adapters, checked; a warning if it will have to wait because they are merged."""
+    state = layer.preference_state
+    parsed = {
+        name: parse_preference(preference, state.objectives[name], extrapolate=extrapolate)
+        for name in _select(state, adapter_name)
+    }
+    if layer.merged_adapters:
+        warnings.warn(
+            f"Adapters {layer.merged_adapters} are merged with the preference they had then; the new preference "
+            "takes effect once `unmerge_adapter` was called.",
+            stacklevel=4,
+        )
+    return parsed
+
+
 def set_preference(
     model: nn.Module,
     preference: Preferences,
@@ -43,10 +70,11 @@ def set_preference(
     *,
     extrapolate: bool = False,
 ) -> None:
-    """Steer `model` to `preference` from the next forward on. Costs nothing and never copies weights.
+    """Steer `model` to `preference` from the next call on, for everyone. Costs nothing and never copies weights.
 
-    Works on a `PeftModel` and on models that got the adapter by `inject_adapter_in_model` or by transformers'
-    `add_adapter`.
+    A `with` block of `preference` and `preference=` in a call go before it, in their own thread or asyncio task; a call
+    that is running keeps the preference that it began with. Works on a `PeftModel` and on models that got the adapter
+    by `inject_adapter_in_model` or by transformers' `add_adapter`.
 
     Args:
         model: A model with at least one Panacea adapter.
@@ -60,23 +88,19 @@ def set_preference(
         TypeError, ValueError: `preference` or `adapter_name` is not valid. The model is then unchanged.
         RuntimeError: `model` has no Panacea adapter.
     """
-    layer = _first_layer(model)
+    layer = first_layer(model)
     state = layer.preference_state
-    parsed = {
-        name: parse_preference(preference, state.objectives[name], extrapolate=extrapolate)
-        for name in _select(state, adapter_name)
-    }
-    if layer.merged_adapters:
+    parsed = parse_for(layer, preference, adapter_name, extrapolate=extrapolate)
+    if any(map(state.overridden, parsed)):
         warnings.warn(
-            f"Adapters {layer.merged_adapters} are merged with the preference they had then; the new preference "
-            "takes effect once `unmerge_adapter` was called.",
+            "A block or call of this thread steers the model; the new preference takes effect here once it is left.",
             stacklevel=2,
         )
     state.set(parsed)
 
 
 def get_preference(model: nn.Module, adapter_name: str | None = None) -> Tensor:
-    """The current preference of an adapter.
+    """The preference of an adapter as the calling thread or asyncio task sees it.
 
     Args:
         model: A model with at least one Panacea adapter.
@@ -85,11 +109,8 @@ def get_preference(model: nn.Module, adapter_name: str | None = None) -> Tensor:
     Returns:
         A float32 CPU tensor [m], or [B, m] if every row of the batch has its own. Writing into it changes nothing.
     """
-    layer = _first_layer(model)
-    state = layer.preference_state
-    if adapter_name is None:
-        adapter_name = next((name for name in layer.active_adapters if name in state.objectives), None)
-    return state.get(_select(state, adapter_name)[0]).clone()
+    layer = first_layer(model)
+    return layer.preference_state.get(_first_active(layer, adapter_name)).clone()
 
 
 def get_objectives(model: nn.Module, adapter_name: str | None = None) -> list[str]:
@@ -99,22 +120,8 @@ def get_objectives(model: nn.Module, adapter_name: str | None = None) -> list[st
         model: A model with at least one Panacea adapter.
         adapter_name: The adapter to ask; the first active one if None.
     """
-    layer = _first_layer(model)
-    if adapter_name is None:
-        known = layer.preference_state.objectives
-        adapter_name = next(name for name in (*layer.active_adapters, *known) if name in known)
-    return list(layer.preference_state.objectives[_select(layer.preference_state, adapter_name)[0]])
-
-
-@contextmanager
-def preference_kept(model: nn.Module) -> Iterator[None]:
-    """On leaving the block, `set_preference` calls within it are undone."""
-    state = _first_layer(model).preference_state
-    before = state.snapshot()
-    try:
-        yield
-    finally:
-        state.restore(before)
+    layer = first_layer(model)
+    return list(layer.preference_state.objectives[_first_active(layer, adapter_name)])
 
 
 @contextmanager
@@ -125,14 +132,17 @@ def preference(
     *,
     extrapolate: bool = False,
 ) -> Iterator[None]:
-    """Steer `model` within a `with` block; on leaving it, also by an exception, the preferences are as before.
+    """Steer `model` within a `with` block, for the calling thread or asyncio task alone.
+
+    Tasks that are started within the block keep its preference, as they keep every context variable; threads do not.
 
     Arguments and errors are those of `set_preference`.
     """
-    state = _first_layer(model).preference_state
-    before = state.snapshot()
-    set_preference(model, preference, adapter_name, extrapolate=extrapolate)
-    try:
+    layer = first_layer(model)
+    with layer.preference_state.block(parse_for(layer, preference, adapter_name, extrapolate=extrapolate)):
         yield
-    finally:
-        state.restore(before)
+
+
+def preference_kept(model: nn.Module) -> AbstractContextManager[None]:
+    """Within the block `set_preference` takes effect even inside another block; on leaving it, it is undone."""
+    return first_layer(model).preference_state.as_everyone()

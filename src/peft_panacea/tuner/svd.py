@@ -28,26 +28,26 @@ def gain(sigma: Tensor | None, scale: Tensor, preference: Tensor, preference_ran
     return torch.cat([sigma.expand(*preference.shape[:-1], -1), steered], dim=-1)
 
 
-def delta(x: Tensor, U: Tensor, V: Tensor, gain: Tensor) -> Tensor:
+def delta(x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor) -> Tensor:
     """(x V ⊙ gain) Uᵀ: the gain multiplies in rank space, so no pass over the output is paid for it.
 
     Args:
         x: [..., in].
         U: [out, k].
-        V: [in, k].
+        Vh: [k, in].
         gain: [k], or anything that broadcasts against [..., k].
 
     Returns:
         [..., out].
     """
-    # `x @ V` would round a row differently at another place in the batch (MKL, float32, k = 10), and train slower.
-    h = nn.functional.linear(x, V.T.contiguous())
-    return (h * gain).to(h.dtype) @ U.T
+    # A product with V [in, k] would round a row differently at another place in the batch (MKL, float32, k = 10).
+    h = nn.functional.linear(x, Vh)
+    return nn.functional.linear((h * gain).to(h.dtype), U)
 
 
-def delta_weight(U: Tensor, V: Tensor, gain: Tensor) -> Tensor:
+def delta_weight(U: Tensor, Vh: Tensor, gain: Tensor) -> Tensor:
     """U diag(gain) Vᵀ, [out, in], for a gain of shape [k]."""
-    return (U * gain) @ V.T
+    return (U * gain) @ Vh
 
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
@@ -56,9 +56,11 @@ HALF_PRECISION = (torch.bfloat16, torch.float16)
 class PanaceaSVD(nn.Module):
     """The parameters of one adapter on one layer, and what they add to the layer's output.
 
+    They lie as a LoRA's do, `U` as its B and `Vh` as its A, and have the names of `torch.linalg.svd`.
+
     Attributes:
         U: [out, r + m·R], left singular directions.
-        V: [in, r + m·R], right singular directions.
+        Vh: [r + m·R, in], right singular directions.
         sigma: [r], singular values shared by all objectives; None if r = 0.
         scale: [1], learned factor of the preference.
         factor: The constant c.
@@ -81,14 +83,14 @@ class PanaceaSVD(nn.Module):
         self.factor = factor
         self.dropout = nn.Dropout(dropout)
         self.U = nn.Parameter(torch.empty(out_features, k))
-        self.V = nn.Parameter(torch.empty(in_features, k))
+        self.Vh = nn.Parameter(torch.empty(k, in_features))
         self.sigma = nn.Parameter(torch.empty(r, dtype=torch.float32)) if r else None
         self.scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
-        """U ~ N(0, std_u²), V ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
+        """U ~ N(0, std_u²), Vh ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
         nn.init.normal_(self.U, std=std_u)
-        nn.init.normal_(self.V, std=std_v)
+        nn.init.normal_(self.Vh, std=std_v)
         for diagonal in self._diagonal():
             nn.init.normal_(diagonal, std=std_gain)
 
@@ -107,12 +109,12 @@ class PanaceaSVD(nn.Module):
                     "`num_return_sequences`) repeat the preference's too; where they are flattened use one preference."
                 )
             g = g.view(g.shape[0], *[1] * (x.ndim - 2), -1)
-        return delta(self.dropout(x), self.U, self.V, g)
+        return delta(self.dropout(x), self.U, self.Vh, g)
 
     def delta_weight(self, preference: Tensor) -> Tensor:
         """ΔW(p), [out, in], in float32 or better, for one preference [m]."""
         dtype = torch.promote_types(self.U.dtype, torch.float32)
-        return delta_weight(self.U.to(dtype), self.V.to(dtype), self.gain(preference).to(dtype))
+        return delta_weight(self.U.to(dtype), self.Vh.to(dtype), self.gain(preference).to(dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PanaceaSVD:
         # sigma and scale stay float32 under .to(bfloat16) and .half(): a half-precision diagonal stops learning,

@@ -1,4 +1,4 @@
-"""A checkpoint is compared with the adapter before any of it is loaded, so that no adapter is loaded by half."""
+"""Saved tensors are compared with the adapter before any of them is loaded, so that no adapter is loaded by half."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import gpt2, llama, steered, t5
-from peft_panacea.tuner.checkpointing import stop_preserving_preference
+from peft_panacea.tuner.recomputation import stop_preserving_preference
 
 ROWS = [[1.0, 0.0], [0.0, 1.0], [0.3, 0.7], [0.5, 0.5]]
 

@@ -59,7 +59,7 @@ def without_peft_type(folder: Path) -> None:
 
 
 def to_lora(saved: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = {"U": "lora_B.weight", "V": "lora_A.weight"}
+    names = {"U": "lora_B.weight", "Vh": "lora_A.weight"}
     split = {key.rpartition(".panacea_svd."): tensor for key, tensor in saved.items()}
     return {f"{layer}.{names[name]}": tensor for (layer, _, name), tensor in split.items() if name in names}
 

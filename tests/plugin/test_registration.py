@@ -12,7 +12,8 @@ from peft.utils import PeftType
 from transformers.integrations import PeftAdapterMixin
 
 from conftest import llama, steered
-from peft_panacea import PanaceaConfig, _registration
+from peft_panacea import PanaceaConfig
+from peft_panacea.plugin import registration
 
 
 def python(code: str) -> subprocess.CompletedProcess:
@@ -32,7 +33,7 @@ def test_the_enum_member_behaves_like_the_others():
 
 def test_registering_twice_does_nothing():
     methods = peft.PeftModel.__init__, peft.PeftModel.load_adapter, PeftAdapterMixin.load_adapter
-    _registration.register()
+    registration.register()
     assert (peft.PeftModel.__init__, peft.PeftModel.load_adapter, PeftAdapterMixin.load_adapter) == methods
     assert [m for m in PeftType if m == "PANACEA"] == [PeftType.PANACEA]
 

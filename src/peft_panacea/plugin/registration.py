@@ -1,4 +1,4 @@
-"""Makes PEFT know the method. Only this file and `_loading.py` change PEFT; inside PEFT it would be four lines."""
+"""Makes PEFT know the method. Inside PEFT it would be four lines."""
 
 from __future__ import annotations
 
@@ -44,12 +44,10 @@ def register() -> None:
         return
     _add_peft_type("PANACEA")
 
-    from ._loading import load_whole_or_not_at_all
-    from .tuner import PanaceaConfig, PanaceaModel
+    from ..tuner import PanaceaConfig, PanaceaModel
+    from .load_adapter import load_whole_or_not_at_all
 
     register_peft_method(name="panacea", config_cls=PanaceaConfig, model_cls=PanaceaModel)
     _accept_preference_keyword(PanaceaConfig)
     load_whole_or_not_at_all()
 
-
-register()

@@ -16,10 +16,10 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from transformers.integrations import PeftAdapterMixin
 from transformers.modeling_utils import load_state_dict
 
-from .tuner import PanaceaConfig, PanaceaLayer
-from .tuner.checkpointing import stop_preserving_preference
-from .tuner.loading import check_state_dict
-from .tuner.steering import find_layer
+from ..tuner import PanaceaConfig, PanaceaLayer
+from ..tuner.model import unhook
+from ..tuner.state_dict import check_state_dict
+from ..tuner.steering import find_layer
 
 
 def load_whole_or_not_at_all() -> None:
@@ -111,7 +111,7 @@ def _additions_taken_back(model: nn.Module) -> Iterator[None]:
         for name in added:
             _remove(model, name)
         if find_layer(model) is None:  # else the next adapter's state would not be the one that is preserved
-            stop_preserving_preference(model)
+            unhook(model)
         raise
 
 

@@ -1,8 +1,8 @@
 """Gradient checkpointing: the second forward must see the preference of the first.
 
-A checkpointed block runs again during the backward pass. By then the current preference may be another one, because
-two preferences share a backward or because the `with` block was left; the gradient would silently be that of a model
-that never ran.
+A block under gradient checkpointing runs again during the backward pass. By then the current preference may be another
+one, because two preferences share a backward or because the `with` block was left, and on a GPU it runs in a thread of
+autograd's. The gradient would silently be that of a model that never ran.
 """
 
 from __future__ import annotations
@@ -26,15 +26,11 @@ class _PreservePreference:
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         if torch.compiler.is_compiling():  # a compiled graph holds the preference as an input
             return self.checkpoint(function, *args)
-        state, forward_time = self.state, self.state.snapshot()
+        state, seen = self.state, self.state.seen()
 
         def function_under_preference(*args: Any) -> Any:
-            before = state.snapshot()
-            state.restore(forward_time)
-            try:
+            with state.as_seen(seen):
                 return function(*args)
-            finally:
-                state.restore(before)
 
         return self.checkpoint(function_under_preference, *args)
 
@@ -51,7 +47,7 @@ class _WrapCheckpointFunction:
             module._gradient_checkpointing_func = _PreservePreference(checkpoint, self.state)
 
 
-def preserve_preference_under_checkpointing(model: nn.Module, state: PreferenceState) -> None:
+def preserve_preference_in_recomputation(model: nn.Module, state: PreferenceState) -> None:
     """Make every block of a transformers `model` that can be checkpointed recompute under the right preference."""
     for module in model.modules():
         hooked = any(isinstance(hook, _WrapCheckpointFunction) for hook in module._forward_pre_hooks.values())
@@ -60,7 +56,7 @@ def preserve_preference_under_checkpointing(model: nn.Module, state: PreferenceS
 
 
 def stop_preserving_preference(model: nn.Module) -> None:
-    """Undo `preserve_preference_under_checkpointing`."""
+    """Undo `preserve_preference_in_recomputation`."""
     for module in model.modules():
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, _WrapCheckpointFunction):
