@@ -147,6 +147,10 @@ CASES = {
         config(from_the_future=1),
         r"warns: Unexpected keyword arguments \['from_the_future'\]",
     ),
+    "a later format": Case(
+        config(format_version=2, from_the_future=1),
+        "ValueError: `format_version` must be 1, .* but got 2; a later one needs a newer peft-panacea",
+    ),
     "configuration absent": Case(
         lambda folder: (folder / CONFIG).unlink(),
         f"ValueError: Can't find '{CONFIG}'",

@@ -1,10 +1,14 @@
 """A change of the preference does not compile again."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch._dynamo.testing
 
 from conftest import llama, steered
+
+PREFERENCES = [[1, 0], [0.5, 0.5], [0.2, 0.8], [0, 1]]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -13,7 +17,7 @@ def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tok
     model = steered(llama()).train(training)
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(model, backend=counter, fullgraph=True)
-    for p in ([1, 0], [0.5, 0.5], [0.2, 0.8], [0, 1]):
+    for p in PREFERENCES:
         model.set_preference(p)
         torch.testing.assert_close(compiled(**tokens).logits, model(**tokens).logits)
     assert counter.frame_count == 1
@@ -22,6 +26,28 @@ def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tok
         torch.testing.assert_close(compiled(**tokens).logits, model(**tokens).logits)
     assert counter.frame_count == 2
     print(f"graphs, {training=}: 1 for four preferences, {counter.frame_count} with those for rows")
+
+
+@pytest.mark.parametrize("set_first", [False, True])
+def test_at_most_one_more_graph_for_the_blocks_of_all_threads(set_first, tokens):
+    torch._dynamo.reset()
+    model = steered(llama())
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    expected = [model(**tokens, preference=p).logits for p in PREFERENCES]
+
+    def ask(i):
+        with model.preference(PREFERENCES[i]):
+            return torch.allclose(compiled(**tokens).logits, expected[i], atol=1e-6)
+
+    if set_first:
+        compiled(**tokens)
+    assert ask(0)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, [0, 1, 2, 3] * 5))
+    torch.testing.assert_close(compiled(**tokens).logits, model(**tokens).logits)
+    assert counter.frame_count == 1 + set_first
+    print(f"graphs, blocks of four threads, {set_first=}: {counter.frame_count}")
 
 
 def test_the_graph_has_the_eager_gradient(tokens):

@@ -1,6 +1,7 @@
 """The configuration: what it accepts, refuses and keeps."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -25,6 +26,11 @@ def test_round_trip_through_json(tmp_path):
     assert loaded.to_dict() == {**config.to_dict(), "inference_mode": loaded.inference_mode}
     assert loaded.objectives == ["z", "a"]
     assert loaded.initial_preference == [0.25, 0.75]
+
+
+def test_the_saved_configuration_says_its_format(tmp_path):
+    PanaceaConfig().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["format_version"] == 1
 
 
 def test_default_preference_is_uniform_if_unset():

@@ -109,8 +109,8 @@ class PanaceaConfig(PeftConfig):
         self.peft_type = PeftType.PANACEA
         if self.format_version != FORMAT_VERSION:
             raise ValueError(
-                f"`format_version` must be {FORMAT_VERSION}, which is what this version of peft-panacea reads, but got "
-                f"{self.format_version!r}; a later one needs a newer peft-panacea."
+                f"`format_version` must be {FORMAT_VERSION}, which is what this version of peft-panacea reads, "
+                f"but got {self.format_version!r}; a later one needs a newer peft-panacea."
             )
         self.objectives = _checked_objectives(self.objectives)
         if self.default_preference is not None:
