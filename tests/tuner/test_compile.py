@@ -8,6 +8,7 @@ from conftest import llama, steered
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.mechanics
 def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tokens):
     torch._dynamo.reset()
     model = steered(llama()).train(training)
@@ -24,6 +25,7 @@ def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tok
     print(f"graphs, {training=}: 1 for four preferences, {counter.frame_count} with those for rows")
 
 
+@pytest.mark.mechanics
 def test_the_graph_has_the_eager_gradient(tokens):
     """Through AOT autograd, with two preferences before one backward."""
     torch._dynamo.reset()
