@@ -77,7 +77,12 @@ def figures() -> None:
 
 
 def rows() -> None:
-    from peft_panacea.data import combine  # noqa: F401
+    from peft_panacea.data import json_preferences
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.json")
+        path.write_text('[{"text": "Of course.", "objective": "helpful"}]')
+        json_preferences(path, ["helpful"])
 
 
 def metric() -> None:
