@@ -28,6 +28,17 @@ torch.set_num_threads(1)
 collect_ignore = ["conformance"]  # PEFT's tests, with a configuration of their own
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Under `-m mechanics`, the figures that the tests print."""
+    if config.option.markexpr != "mechanics":
+        return
+    terminalreporter.section("figures")
+    for report in terminalreporter.stats.get("passed", []):
+        for line in report.capstdout.splitlines():
+            if not line.startswith("{"):  # which is what trainers log
+                terminalreporter.line(line)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)

@@ -55,6 +55,7 @@ def on_every_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnEve
     ],
     ids=str,
 )
+@pytest.mark.mechanics
 def test_two_processes_train_like_one(on_every_process, how, dtype, checkpointing):
     """Every row has its own preference; each process has half of the rows."""
     for rank, largest in enumerate(on_every_process(worker.compare_training, how, dtype, checkpointing)):
@@ -64,6 +65,7 @@ def test_two_processes_train_like_one(on_every_process, how, dtype, checkpointin
         assert max(largest["loss"], largest["gradient"], largest["state"]) <= TOLERANCE
 
 
+@pytest.mark.mechanics
 def test_every_process_keeps_its_own_preference(on_every_process):
     """DDP broadcasts parameters and buffers from rank 0, when it is made and at every forward, but no preference."""
     results = on_every_process(worker.train_with_own_preference)
@@ -85,6 +87,7 @@ DEVICES = {"embed_tokens": "cpu", "rotary_emb": "cpu", "layers.0": "cpu", "layer
 # PEFT copies the adapter's weights to where they are not, which is idle, and then to the file of the layer.
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
+@pytest.mark.mechanics
 def test_a_model_on_two_devices(low_cpu_mem_usage, tmp_path, monkeypatch):
     """The disk stands in for the second device: the layer's weights are elsewhere until its forward begins."""
     monkeypatch.chdir(

@@ -69,6 +69,7 @@ def test_trl_trains_and_saves_unmodified(name, tmp_path):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.mechanics
 def test_trl_on_a_quantised_model_leaves_the_diagonal_in_float32(bits, tmp_path):
     """TRL casts the adapter to bfloat16, in which the diagonal would stop learning."""
     pytest.importorskip("bitsandbytes", reason="installed by `make conformance`")
@@ -117,6 +118,7 @@ def trainer_in(folder: Path, **options: object) -> PreferenceTrainer:
     return PreferenceTrainer(model, arguments, train_dataset=data, eval_dataset=data)
 
 
+@pytest.mark.mechanics
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     whole = trainer_in(tmp_path / "whole", gradient_checkpointing=True)
     whole.train()

@@ -215,6 +215,7 @@ class Squares(nn.Module):
         return {"loss": (self.out(input_ids) - labels).square().mean()}
 
 
+@pytest.mark.mechanics
 def test_size_biased_rows_have_the_gradient_of_linear_scalarisation_in_expectation(tmp_path):
     torch.manual_seed(0)
     config = PanaceaConfig(objectives=["a", "b", "c"], target_modules=["out"], r=2)
@@ -267,6 +268,7 @@ class Recording(Plain):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
+@pytest.mark.mechanics
 def test_every_epoch_has_its_order_also_after_resuming_within_it(tmp_path):
     recording = partial(make, Recording, max_steps=10, save_strategy="steps", save_steps=6, save_only_model=False)
     whole = recording(tmp_path / "whole")

@@ -87,6 +87,7 @@ def stale(request, tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.mechanics
 def test_the_importance_ratio_is_one_where_nothing_was_learned(stale):
     largest = max(stale.ratios)
     name = f"{type(stale).__mro__[2].__name__} {stale.preference_args.preference_per}"
@@ -95,6 +96,7 @@ def test_the_importance_ratio_is_one_where_nothing_was_learned(stale):
     assert largest <= 1e-6
 
 
+@pytest.mark.mechanics
 def test_the_importance_ratio_is_not_one_under_other_preferences(tmp_path):
     """One generation is one batch, whose rows TRL shuffles."""
     options = {"learning_rate": 0.0, "num_iterations": 2, "per_device_train_batch_size": 16, "dtype": torch.float64}

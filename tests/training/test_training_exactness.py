@@ -41,6 +41,7 @@ def learned(folder, kind, **options) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("kind", "preferences"), [(SFT, ROW), (SFT, BATCH), (DPO, ROW), (DPO, BATCH), (GRPO, ROW), (GRPO, BATCH)]
 )
+@pytest.mark.mechanics
 def test_gradient_checkpointing_changes_nothing(kind, preferences, tmp_path):
     ends = [learned(tmp_path, kind, preferences=preferences, gradient_checkpointing=on, **SGD) for on in (False, True)]
     largest = difference(*ends)
@@ -48,6 +49,7 @@ def test_gradient_checkpointing_changes_nothing(kind, preferences, tmp_path):
     assert largest <= TOLERANCE
 
 
+@pytest.mark.mechanics
 def test_accumulated_gradients_are_those_of_a_larger_batch(tmp_path):
     """Linear, with one preference for all: rows of several micro-batches are then drawn like those of one."""
     whole = learned(tmp_path, Plain, preferences=BATCH, per_device_train_batch_size=8, **SGD)
@@ -98,6 +100,7 @@ def tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
     ],
     ids=["SFT-row", "DPO-row", "linear", "smooth", "DPO-tchebycheff"],
 )
+@pytest.mark.mechanics
 def test_two_processes_train_like_one(on_every_process, kind, preferences, alone, tmp_path):
     """With a preference for each row, the micro-batches of two processes are those that one accumulates.
 
@@ -115,6 +118,7 @@ def test_two_processes_train_like_one(on_every_process, kind, preferences, alone
 
 
 @pytest.mark.parametrize("preferences", [ROW, BATCH], ids=["row", "batch"])
+@pytest.mark.mechanics
 def test_two_processes_share_the_preference_of_a_prompt(on_every_process, preferences, tmp_path):
     """Three completions for each process, so that those of the second prompt are spread over both."""
     options = {
@@ -142,6 +146,7 @@ SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
 
 @pytest.mark.parametrize("kind", ["SFT", "DPO", "GRPO"])
+@pytest.mark.mechanics
 def test_a_killed_run_ends_where_an_uninterrupted_one_does(processes, kind, tmp_path):
     """GRPO generates for two steps at once, and saves after both."""
     options = SAVED | ({"steps_per_generation": 2, "gradient_accumulation_steps": 1} if kind == "GRPO" else {})

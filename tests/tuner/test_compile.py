@@ -11,6 +11,7 @@ from conftest import llama, steered
 PREFERENCES = [[1, 0], [0.5, 0.5], [0.2, 0.8], [0, 1]]
 
 
+@pytest.mark.mechanics
 @pytest.mark.parametrize("training", [False, True])
 def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tokens):
     torch._dynamo.reset()
@@ -28,6 +29,7 @@ def test_one_full_graph_for_every_preference_and_one_more_for_rows(training, tok
     print(f"graphs, {training=}: 1 for four preferences, {counter.frame_count} with those for rows")
 
 
+@pytest.mark.mechanics
 @pytest.mark.parametrize("set_first", [False, True])
 def test_at_most_one_more_graph_for_the_blocks_of_all_threads(set_first, tokens):
     torch._dynamo.reset()
@@ -50,6 +52,7 @@ def test_at_most_one_more_graph_for_the_blocks_of_all_threads(set_first, tokens)
     print(f"graphs, blocks of four threads, {set_first=}: {counter.frame_count}")
 
 
+@pytest.mark.mechanics
 def test_the_graph_has_the_eager_gradient(tokens):
     """Through AOT autograd, with two preferences before one backward."""
     torch._dynamo.reset()

@@ -29,6 +29,7 @@ def quantised(kind: str, folder: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["bnb 8-bit", "bnb 4-bit", "torchao int8"])
+@pytest.mark.mechanics
 def test_a_quantised_base(kind, tmp_path):
     base = quantised(kind, tmp_path)
     tokens = {"input_ids": torch.randint(3, 64, (2, 8))}

@@ -32,6 +32,7 @@ def trainable(build):
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("build", [llama, gpt2, t5])
+@pytest.mark.mechanics
 def test_gradient_equals_that_without_checkpointing(build, use_reentrant, tokens):
     model = trainable(build)
     expected = gradient(model, tokens)
@@ -42,6 +43,7 @@ def test_gradient_equals_that_without_checkpointing(build, use_reentrant, tokens
     assert model.get_preference().tolist() == torch.tensor([0.9, 0.1]).tolist()
 
 
+@pytest.mark.mechanics
 def test_gradient_is_wrong_without_the_protection(tokens):
     """The test above can fail."""
 
@@ -60,6 +62,7 @@ def test_gradient_is_wrong_without_the_protection(tokens):
     assert error > 0.01
 
 
+@pytest.mark.mechanics
 def test_checkpointed_models_can_be_copied(tokens):
     model = trainable(llama)
     model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -69,6 +69,7 @@ def test_failing_call_restores(either, tokens):
     assert torch.equal(either(**tokens).logits, expected)
 
 
+@pytest.mark.mechanics
 def test_mixed_rows_equal_single_runs_in_forward(either, tokens):
     mixed = either(**tokens, preference=ROWS).logits
     differences = []
@@ -93,6 +94,7 @@ def test_mixed_rows_equal_single_runs_in_forward(either, tokens):
 )
 @pytest.mark.parametrize("build", [llama, gpt2])
 @pytest.mark.parametrize("task_type", [None, "CAUSAL_LM"])
+@pytest.mark.mechanics
 def test_mixed_rows_equal_single_runs_in_generate(build, task_type, tokens, options):
     model = steered(build(), task_type=task_type)
     name = f"{build.__name__} generate {options}"
@@ -283,6 +285,7 @@ def test_two_preferences_in_one_backward(model, tokens):
         torch.testing.assert_close(grad, first[name] + second[name], **CLOSE)
 
 
+@pytest.mark.mechanics
 def test_accumulated_gradients_are_those_of_the_whole_batch(model, tokens):
     """Micro-batches with the preferences of their rows; the rows have no padding, so that each weighs the same."""
     ids = tokens["input_ids"].clamp(min=3)

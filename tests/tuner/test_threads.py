@@ -77,6 +77,7 @@ class Requests:
         self.check("what is set", SET, DECODINGS[n % 3], self.generate(**DECODINGS[n % 3]))
 
 
+@pytest.mark.mechanics
 @pytest.mark.parametrize("threads", [2, 8])
 def test_no_answer_is_under_the_preference_of_another_request(threads, tokens):
     requests = Requests(steered(llama(num_hidden_layers=1), task_type="CAUSAL_LM"), tokens)
@@ -142,6 +143,7 @@ def test_setting_in_a_block_warns_that_it_waits():
     assert model.get_preference().tolist() == [0.0, 1.0]
 
 
+@pytest.mark.mechanics
 def test_tasks_of_one_thread_do_not_meet(tokens):
     model = steered(llama(num_hidden_layers=1), task_type="CAUSAL_LM")
     options = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5}
@@ -171,6 +173,7 @@ def storyteller():
     return model, AutoTokenizer.from_pretrained(STORYTELLER / "model")
 
 
+@pytest.mark.mechanics
 def test_pipelines_in_threads(storyteller):
     model, tokenizer = storyteller
     answer = pipeline("text-generation", model=model, tokenizer=tokenizer)
@@ -188,6 +191,7 @@ def test_pipelines_in_threads(storyteller):
     assert wrong == 0
 
 
+@pytest.mark.mechanics
 def test_streamers_in_threads(storyteller):
     """`generate` runs in a thread of its own there, which inherits no block but takes the keyword."""
     model, tokenizer = storyteller
