@@ -1,6 +1,7 @@
-"""The rooms of the house: who may import whom, and how large a file may grow."""
+"""The house: which file may import which, no circles, and how large a file may grow."""
 
 import ast
+import statistics
 from pathlib import Path
 
 import pytest
@@ -8,59 +9,110 @@ import pytest
 import peft_panacea
 
 SOURCE = Path(peft_panacea.__file__).parent
+DESIGN = SOURCE.parents[1] / "docs" / "design.md"
 
-# What each module may import of this package; `tuner` could move into PEFT as it is.
+# What the files of a room may import outside of it. `tuner` could move into PEFT as it is.
 ALLOWED = {
-    "__init__": {"_registration", "tuner"},
-    "_loading": {"tuner"},
-    "_registration": {"_loading", "tuner"},
+    "__init__": {"plugin", "simplex", "tuner"},
     "aggregation": set(),
-    "data": {"data"},
+    "completions": set(),
+    "data": {"extras"},
     "extras": set(),
-    "front": {"front", "metrics", "plots", "rewards"},
-    "metrics": set(),
-    "plots": {"metrics", "plots"},
+    "front": {"completions", "extras", "metrics", "rewards", "seeding", "tuner"},
+    "metrics": {"extras"},
+    "plots": {"extras", "front", "metrics"},
+    "plugin": {"tuner"},
     "rewards": set(),
     "seeding": set(),
     "simplex": {"seeding"},
-    "training": {"aggregation", "simplex", "training", "tuner"},
-    "tuner": {"tuner"},
+    "training": {"aggregation", "data", "front", "seeding", "simplex", "tuner"},
+    "tuner": set(),
 }
+LONGEST = 300
+
+FILES = {path.relative_to(SOURCE).with_suffix("").as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
-def modules() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
+def room(name: str) -> str:
+    return name.partition("/")[0]
 
 
-def room(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-def imported_rooms(path: Path) -> set[str]:
-    package = path.relative_to(SOURCE).parts[:-1]
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
+def imports(name: str) -> set[str]:
+    """The files of this package that a file imports, also in functions and for type checkers."""
+    folder = name.split("/")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            up = package[: len(package) - node.level + 1]
-            names = [(*up, *(node.module or alias.name).split(".")) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("peft_panacea"):
-            names = [tuple(node.module.split(".")[1:])]
-        elif isinstance(node, ast.Import):
-            names = [tuple(a.name.split(".")[1:]) for a in node.names if a.name.startswith("peft_panacea")]
-        rooms |= {name[0] for name in names if name}
-    return rooms
+            base = folder[: len(folder) - node.level + 1] + (node.module or "").split(".")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "peft_panacea":
+            base = node.module.split(".")[1:]
+        else:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(text.partition(".")[0] == "peft_panacea" for text in names), f"{name} imports by full name"
+            continue
+        base = [part for part in base if part]
+        for alias in node.names:
+            candidates = ("/".join(parts) for parts in ([*base, alias.name], base, [*base, "__init__"]))
+            found.add(next(candidate for candidate in candidates if candidate in FILES))
+    return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_arrows_point_one_way(path):
-    assert imported_rooms(path) <= ALLOWED[room(path)]
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes that lead back to the first of them, or none."""
+    left = {name: set(targets) for name, targets in graph.items()}
+    while ends := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in ends:
+            del left[name]
+    path: list[str] = []
+    while left:
+        name = next(iter(left)) if not path else next(iter(left[path[-1]] & left.keys()))
+        if name in path:
+            return path[path.index(name) :]
+        path.append(name)
+    return []
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
-def test_files_stay_small(path):
-    assert len(path.read_text().splitlines()) <= 300
+@pytest.mark.parametrize("name", FILES)
+def test_arrows_point_one_way(name):
+    assert {room(target) for target in imports(name)} - {room(name)} <= ALLOWED[room(name)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_stay_small(name):
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    """Also where an import is in a function or for type checkers alone."""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) in (["b", "c"], ["c", "b"]), "the test is blind"
+    assert circle({name: imports(name) for name in FILES}) == []
+
+
+def test_the_picture_has_a_line_for_every_file():
+    picture = DESIGN.read_text(encoding="utf-8").partition("```text\n")[2].partition("```")[0]
+    drawn, folders = set(), [""]
+    for line in picture.splitlines()[1:]:
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        if name.endswith("/"):
+            folders = [*folders[:depth], name]
+        else:
+            drawn.add("".join(folders[1:depth]) + name.removesuffix(".py"))
+    expected = {name for name in FILES if not name.endswith("/__init__")}
+    assert drawn == expected
 
 
 def test_every_public_name_has_a_docstring():
     assert all(getattr(peft_panacea, name).__doc__ for name in peft_panacea.__all__)
+
+
+@pytest.mark.mechanics
+def test_the_size_of_the_house():
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+    largest = max(lengths, key=lengths.get)
+    print(
+        f"house: {len(lengths)} files in {len({room(name) for name in FILES})} rooms, median "
+        f"{statistics.median(lengths.values()):.0f} lines, largest {lengths[largest]} ({largest}), circles: "
+        f"{len(circle({name: imports(name) for name in FILES}))}"
+    )
+    assert statistics.median(lengths.values()) <= 130
