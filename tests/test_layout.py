@@ -15,15 +15,15 @@ ALLOWED = {
     "_loading": {"tuner"},
     "_registration": {"_loading", "tuner"},
     "aggregation": set(),
-    "data": {"data"},
+    "data": {"data", "extras"},
     "extras": set(),
     "front": {"front", "metrics", "plots", "rewards"},
     "metrics": set(),
     "plots": {"metrics", "plots"},
-    "rewards": set(),
+    "rewards": {"rewards"},
     "seeding": set(),
     "simplex": {"seeding"},
-    "training": {"aggregation", "simplex", "training", "tuner"},
+    "training": {"aggregation", "data", "front", "rewards", "seeding", "simplex", "training", "tuner"},
     "tuner": {"tuner"},
 }
 
