@@ -23,7 +23,7 @@ ALLOWED = {
     "rewards": {"rewards"},
     "seeding": set(),
     "simplex": {"seeding"},
-    "training": {"aggregation", "data", "front", "rewards", "seeding", "simplex", "training", "tuner"},
+    "training": {"aggregation", "data", "front", "seeding", "simplex", "training", "tuner"},
     "tuner": {"tuner"},
 }
 
