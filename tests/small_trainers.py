@@ -227,3 +227,23 @@ def generate_together(rank: int, folder: Path, options: dict[str, Any]) -> dict[
     trainer = trained(Recording, folder / str(rank), **options)
     arrays = {name: parameter.numpy() for name, parameter in adapter(trainer).items()}
     return {"adapter": arrays, "rollouts": rollouts}
+
+
+def normalise_twice(rank: int, folder: Path) -> list[Any]:
+    """Measure the rewards' constants as one process of the group, and read them; each has a folder of its own."""
+    found = []
+    for rewards in ((length, few_a), (unmeasured("length"), unmeasured("few_a"))):
+        trainer = make(GRPO, folder / str(rank), reward_funcs=rewards)
+        trainer.normalise_rewards(trainer.train_dataset.select(range(4)))
+        found.append([constant.tolist() for constant in trainer.reward_normalisation])
+    return found
+
+
+def unmeasured(name: str) -> Any:
+    """A reward of that name that must not be called."""
+
+    def refuse(completions: list[str], **_: Any) -> list[float]:
+        raise AssertionError("measured again")
+
+    refuse.__name__ = name
+    return refuse

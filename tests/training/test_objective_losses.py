@@ -1,20 +1,21 @@
 """Objectives that are losses: what is computed under which preference, evaluation, refusals."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification, Trainer
 from trl import DPOTrainer
 
 from conftest import llama, randomise, t5
 from peft_panacea import PanaceaConfig
+from peft_panacea.data.rows import COLUMNS
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveLossMixin, PreferenceArguments
-from peft_panacea.training.batches import COLUMNS
 from small_trainers import (
     BATCH,
     DATA,
@@ -305,6 +306,14 @@ TIMES = dict.fromkeys(
 )
 
 
+def test_what_is_drawn_is_drawn_from_streams_of_their_own(tmp_path):
+    trainer = make(Plain, tmp_path)
+    seeds = {trainer._choice.seed, *(sampler.seed for sampler in trainer._samplers.values())}
+    assert len(seeds) == 3
+    other = make(Plain, tmp_path, seed=4)
+    assert seeds.isdisjoint({other._choice.seed, *(sampler.seed for sampler in other._samplers.values())})
+
+
 def test_evaluation_is_under_the_same_preferences_at_every_step(tmp_path):
     trainer = trained(Plain, tmp_path, eval_data=DATA[Trainer], eval_strategy="steps", eval_steps=1, learning_rate=0.0)
     for name in OBJECTIVES:
@@ -334,10 +343,15 @@ def test_training_moves_each_objective_where_the_preference_says(tmp_path):
     trainer.train()
     assert trainer.model.get_preference().tolist() == pytest.approx([0.9, 0.1])
     before = adapter(trainer)
-    losses = trainer.measure(simplex_grid(2, 2))
+    front = trainer.measure(simplex_grid(2, 2))
+    losses = front.values
     print("front, losses of two styles at (0, 1), (½, ½), (1, 0):", losses.tolist())
-    assert losses.shape == (3, 2)
-    assert torch.equal(losses, trainer.measure(simplex_grid(2, 2).tolist()))
+    assert front.objectives == tuple(OBJECTIVES)
+    assert front.preferences.tolist() == [[0, 1], [0.5, 0.5], [1, 0]]
+    assert front.maximise == (False, False)
+    assert front.scores.shape == (3, 1, 2)
+    assert (losses == trainer.measure(simplex_grid(2, 2).tolist()).values).all()
+    assert (losses[[2, 0], [0, 1]] < front.base[0]).all()
     assert trainer.model.get_preference().tolist() == pytest.approx([0.9, 0.1])
     assert difference(adapter(trainer), before) == 0
     assert losses[2, 0] < losses[1, 0] < losses[0, 0]
@@ -349,12 +363,29 @@ def test_training_moves_each_objective_where_the_preference_says(tmp_path):
 def test_a_measured_loss_is_the_models_own_under_that_preference(tmp_path):
     trainer = make(Plain, tmp_path, eval_data=DATA[Trainer], per_device_eval_batch_size=4)
     ids = torch.tensor(IDS)
-    for p, row in zip(([1.0, 0.0], [0.3, 0.7]), trainer.measure([[1, 0], [0.3, 0.7]]), strict=True):
+    front = trainer.measure([[1, 0], [0.3, 0.7]])
+    for p, row in zip(([1.0, 0.0], [0.3, 0.7], None), [*front.values, front.base[0]], strict=True):
         for i in range(2):
-            of_objective = ids[torch.tensor(OBJECTIVE) == i]
-            with torch.no_grad():
-                expected = trainer.model.eval()(input_ids=of_objective, labels=of_objective, preference=p).loss
-            torch.testing.assert_close(row[i], expected)
+            rows = ids[torch.tensor(OBJECTIVE) == i]
+            with torch.no_grad(), trainer.model.disable_adapter() if p is None else nullcontext():
+                expected = trainer.model.eval()(input_ids=rows, labels=rows, preference=p).loss
+            assert row[i] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_base_model_of_dpo_does_not_prefer_anything(tmp_path):
+    """TRL disables the adapter for its reference within the measurement that has it disabled."""
+    trainer = make(DPO, tmp_path, eval_data=DATA[DPOTrainer], per_device_eval_batch_size=2)
+    front = trainer.measure([[1, 0]])
+    assert front.base[0].tolist() == pytest.approx([math.log(2)] * 2, abs=1e-6)
+    assert (abs(front.values[0] - math.log(2)) > 1e-3).all()
+
+
+def test_a_model_that_is_no_peft_model_is_measured_without_a_base(tmp_path):
+    model = inject_adapter_in_model(PanaceaConfig(objectives=OBJECTIVES), llama())
+    trainer = make(Plain, tmp_path, model=model, eval_data=DATA[Trainer])
+    front = trainer.measure([[1, 0], [0, 1]])
+    assert front.base is None
+    assert len({*front.values.flatten().tolist()}) == 4
 
 
 def test_measuring_leaves_no_trace_in_what_is_logged(tmp_path):
@@ -367,12 +398,15 @@ def test_measuring_leaves_no_trace_in_what_is_logged(tmp_path):
     assert [entry | TIMES for entry in first] == [entry | TIMES for entry in second]
 
 
-def test_an_objective_without_evaluation_rows_is_not_measured(tmp_path):
+def test_an_objective_without_evaluation_rows_cannot_be_measured(tmp_path):
     data = {"input_ids": IDS[:2], "labels": IDS[:2], "objective": [1, 1]}
+    with pytest.raises(ValueError, match=r"`eval_dataset` must have a batch of rows of every .* has none of 'sunny'"):
+        make(Plain, tmp_path, eval_data=data).measure([[1, 0]])
+    data = {"input_ids": IDS[:9], "labels": IDS[:9], "objective": [0] * 8 + [1]}
+    with pytest.raises(ValueError, match=r"of every objective to be measured on, but has none of 'rainy'"):
+        make(Plain, tmp_path, eval_data=data).measure([[1, 0]])  # a batch that is not full is dropped
     trainer = make(Plain, tmp_path, eval_data=data, dataloader_drop_last=False)
-    assert trainer.measure([[1, 0]]).isnan().tolist() == [[True, False]]
-    trainer = make(Plain, tmp_path, eval_data=data)  # and a batch that is dropped has no rows either
-    assert trainer.measure([[1, 0]]).isnan().tolist() == [[True, True]]
+    assert trainer.measure([[1, 0]]).values.shape == (1, 2)
     with pytest.raises(
         ValueError, match="`eval_dataset` must be given to the trainer to be measured on, but got None"
     ):

@@ -1,15 +1,11 @@
-"""Objectives that are rewards: what a completion is sampled, scored and trained under, measuring, refusals."""
-
-import json
+"""Objectives that are rewards: what a completion is sampled, scored and trained under, refusals."""
 
 import pytest
 import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
-from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveRewardMixin, PreferenceArguments
-from peft_panacea.tuner.steering import find_layer
 from small_trainers import BATCH, GRPO, PROMPTS, RLOO, ROW, adapter, difference, few_a, length, make, trained
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
@@ -275,24 +271,7 @@ def test_likelihoods_in_chunks_are_those_of_all_rows(kind, tmp_path):
     assert (likelihoods(rows.flip(0)) - whole).abs().max() > 1e-2
 
 
-# Measuring
-
-
-def test_measuring_is_deterministic_and_disturbs_nothing(tmp_path):
-    trainer = make(GRPO, tmp_path, eval_data=EVALUATED, per_device_eval_batch_size=8)
-    before, state = adapter(trainer), torch.get_rng_state()
-    grid = simplex_grid(2, 2)
-    rewards = trainer.measure(grid)
-    print("front, mean rewards at (0, 1), (½, ½), (1, 0):", rewards.tolist())
-    assert rewards.shape == (3, 2)
-    assert torch.equal(trainer.measure(grid), rewards)
-    assert torch.equal(trainer.measure(grid.flip(0).tolist()).flip(0), rewards)
-    assert len({tuple(row) for row in rewards.tolist()}) == 3
-    assert torch.equal(torch.get_rng_state(), state)
-    assert difference(adapter(trainer), before) == 0
-    assert not any(trainer._metrics["eval"].values())
-    assert trainer.model.training
-    assert not torch.equal(trainer.measure(grid, trainer.train_dataset.select(range(8, 12))), rewards)
+# Evaluation
 
 
 class Guarded(GRPO):
@@ -327,55 +306,6 @@ def plain_trl(folder, **options) -> dict[str, Tensor]:
             super().__init__(**kwargs)
 
     return adapter(trained(WithoutPreference, folder, reward_funcs=(length, few_a), **options))
-
-
-# Normalisation
-
-
-class WithoutAdapter(GRPO):
-    """Remembers whether the adapter was on when completions were sampled."""
-
-    def _generate(self, *args, **kwargs):
-        self.disabled = [*getattr(self, "disabled", []), find_layer(self.model).disable_adapters]
-        return super()._generate(*args, **kwargs)
-
-
-def refuse(completions, **_):
-    raise AssertionError("measured again")
-
-
-def test_normalisation_is_measured_without_the_adapter_and_read_again(tmp_path):
-    given = []
-
-    def recorded(completions, **_):
-        given.extend(length(completions))
-        return length(completions)
-
-    trainer = make(WithoutAdapter, tmp_path, reward_funcs=(recorded, few_a), beta=0.1, per_device_eval_batch_size=8)
-    trainer.normalise_rewards(trainer.train_dataset.select(range(4)))
-    assert trainer.disabled == [True, True]
-    assert not find_layer(trainer.model).disable_adapters
-    stored = json.loads((tmp_path / "reward_normalisation.json").read_text())
-    assert stored.keys() == {"mean", "std"}
-    values = torch.tensor(given)
-    assert stored["mean"]["sunny"] == pytest.approx(values.mean().item())
-    assert stored["std"]["sunny"] == pytest.approx(values.std(correction=0).item())
-    again = make(GRPO, tmp_path, reward_funcs=(refuse, refuse))
-    again.normalise_rewards(again.train_dataset)
-    for read, measured, key in zip(
-        again.reward_normalisation, trainer.reward_normalisation, ("mean", "std"), strict=True
-    ):
-        assert torch.equal(read, measured)
-        assert read.tolist() == pytest.approx(list(stored[key].values()))
-
-
-def test_a_reward_that_never_differs_cannot_be_normalised(tmp_path):
-    def constant(completions, **_):
-        return [1.0] * len(completions)
-
-    trainer = make(GRPO, tmp_path, reward_funcs=(length, constant))
-    with pytest.raises(ValueError, match=r"Every reward must differ between completions .* std is .*'rainy': 0.0"):
-        trainer.normalise_rewards(trainer.train_dataset.select(range(2)))
 
 
 # Refusals

@@ -142,6 +142,14 @@ def test_two_processes_share_the_preference_of_a_prompt(on_every_process, prefer
     assert rollouts[0][0][1] != rollouts[1][0][1]
 
 
+def test_two_processes_have_the_same_constants_of_the_rewards(on_every_process, tmp_path):
+    """Also where only the first one sees the file: then none measures."""
+    first, second = on_every_process(worker.normalise_twice, tmp_path)
+    assert first == second
+    assert first[0] == first[1]
+    assert [(tmp_path / str(rank) / "reward_normalisation.json").exists() for rank in (0, 1)] == [True, False]
+
+
 SAVED = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
 
 

@@ -1,4 +1,4 @@
-"""Training rows for several objectives; needs the `train` extra."""
+"""Training rows for several objectives; what makes data sets needs the `train` extra when it is called."""
 
 from .files import json_preferences
 from .shapes import combine, one_row_per_objective, pairs_from_scores

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+from .shapes import dataset_of, pairs_from_scores
 
-from .shapes import pairs_from_scores
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 LAYOUTS = (
     ("prompt", "responses", "scores"),
@@ -52,7 +53,7 @@ def json_preferences(path: str | Path, objectives: Sequence[str]) -> Dataset:
             raise ValueError(f"{path}, row {number}: {error}") from None
     if not rows:
         raise ValueError(f"{path} must have a row on which an objective has an opinion, but got none.")
-    return Dataset.from_list(rows)
+    return dataset_of(rows)
 
 
 def _read(path: Path) -> Iterator[tuple[int, Any]]:

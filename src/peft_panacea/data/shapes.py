@@ -9,12 +9,23 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from datasets import Dataset, concatenate_datasets, interleave_datasets
+from ..extras import needs
+from .rows import COLUMNS, exchanged_names
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Text: TypeAlias = "str | list[dict[str, str]]"
 """What TRL takes as a prompt or a response: a string, or a list of messages ``{"role": …, "content": …}``."""
+
+
+def dataset_of(rows: list[dict[str, Any]]) -> Dataset:
+    """A data set of these rows; `datasets` is an extra, and what only reads the columns of a row need not have it."""
+    with needs("train"):
+        from datasets import Dataset
+    return Dataset.from_list(rows)
 
 
 def combine(datasets: Mapping[str, Dataset], objectives: Sequence[str] | None = None) -> Dataset:
@@ -33,6 +44,8 @@ def combine(datasets: Mapping[str, Dataset], objectives: Sequence[str] | None = 
         ValueError: not one set for each objective, a set without rows, differing columns or column types, or a
             column `objective` or `objective_labels`.
     """
+    with needs("train"):
+        from datasets import interleave_datasets
     names = list(datasets if objectives is None else objectives)
     if not names or sorted(names) != sorted(datasets):
         raise ValueError(f"`datasets` must have one set for each of the objectives {names}, but got {list(datasets)}.")
@@ -46,7 +59,7 @@ def combine(datasets: Mapping[str, Dataset], objectives: Sequence[str] | None = 
                 f"`datasets` must have the same columns, but got {dict(features)} for {names[0]} "
                 f"and {dict(dataset.features)} for {name}."
             )
-    if taken := {"objective", "objective_labels"} & set(features):
+    if taken := set(COLUMNS) & set(features):
         raise ValueError(f"`datasets` must not say which objective a row belongs to, but got {sorted(taken)}.")
     parts = [datasets[name].add_column("objective", [i] * len(datasets[name])) for i, name in enumerate(names)]
     return interleave_datasets(parts, stopping_strategy="all_exhausted")
@@ -62,11 +75,13 @@ def one_row_per_objective(dataset: Dataset) -> Dataset:
 
     Returns:
         Rows with `objective` in its place, in the same order, none repeated; where the label is -1, `chosen` and
-        `rejected` are exchanged.
+        `rejected` are exchanged, and so are other columns that come in two, such as `chosen_score`.
 
     Raises:
         ValueError: no column `objective_labels`, lists of different lengths, other labels, or no label but 0.
     """
+    with needs("train"):
+        from datasets import concatenate_datasets
     if "objective_labels" not in dataset.column_names:
         raise ValueError(f"`dataset` must have a column `objective_labels`, but got {dataset.column_names}.")
     pairs = {"chosen", "rejected"} <= set(dataset.column_names)
@@ -85,7 +100,7 @@ def one_row_per_objective(dataset: Dataset) -> Dataset:
         raise ValueError("`objective_labels` must hold an opinion, but got none.")
     dataset = exchanged = dataset.remove_columns("objective_labels")
     if pairs:
-        exchanged = dataset.rename_columns({"chosen": "rejected", "rejected": "chosen"})
+        exchanged = dataset.rename_columns(exchanged_names(dataset.column_names))
         exchanged = exchanged.select_columns(dataset.column_names)
     # Every row with every label, nothing copied; to add the column after the selection would copy row by row.
     parts = [

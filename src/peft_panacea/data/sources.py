@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+from ..extras import needs
+from .shapes import Text, dataset_of, pairs_from_scores
 
-from .shapes import Text, pairs_from_scores
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Row = dict[str, Any]
 
@@ -70,7 +72,7 @@ def hh_rlhf(dataset: Dataset, *, messages: bool = True) -> Dataset:
             prompt = [_message(*turn) for turn in zip(roles, map(str.strip, turns[1::2]), strict=True)]
             chosen, rejected = ([_message("assistant", text.strip())] for text in (chosen, rejected))
         rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-    return Dataset.from_list(rows)
+    return dataset_of(rows)
 
 
 def ultrafeedback(dataset: Dataset) -> Dataset:
@@ -182,6 +184,8 @@ def fine_grained_rlhf(dataset: Dataset) -> Dataset:
 
 
 def _rows(dataset: Dataset, *columns: str) -> Dataset:
+    with needs("train"):
+        from datasets import Dataset
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`dataset` must be a Dataset, such as one split of what was loaded, but got {type(dataset)}.")
     if not set(columns) <= set(dataset.column_names):
@@ -207,4 +211,4 @@ def _pairs(examples: Iterable[tuple[Text, Sequence[str], Sequence[Sequence[float
         rows += pairs_from_scores(messages, [[_message("assistant", text)] for text in responses], scores)
     if not rows:
         raise ValueError("`dataset` must have a pair on which an objective has an opinion, but got none.")
-    return Dataset.from_list(rows)
+    return dataset_of(rows)

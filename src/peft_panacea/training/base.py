@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from ..tuner.layer import PanaceaLayer
-from ..tuner.steering import find_layer
+from ..seeding import derive
+from ..tuner.steering import find_layer, get_objectives, preference_kept
 from ..tuner.svd import PanaceaSVD
 from .arguments import PreferenceArguments
 
@@ -18,9 +15,6 @@ if TYPE_CHECKING:
     from transformers import Trainer
 else:
     Trainer = object
-
-EVALUATION_SEED = 1 << 32
-"""Added to the seed for evaluation, whose preferences are the same every time."""
 
 
 class PreferenceMixin(Trainer):
@@ -35,25 +29,23 @@ class PreferenceMixin(Trainer):
     def __init__(self, *args: Any, preference_args: PreferenceArguments | None = None, **kwargs: Any) -> None:
         self.preference_args = preference_args or PreferenceArguments()
         super().__init__(*args, **kwargs)
-        layer = find_layer(self.model)
-        if layer is None:
+        if find_layer(self.model) is None:
             raise RuntimeError(
                 "`model` must have a Panacea adapter, but none of its layers has one; give it one with "
                 "`get_peft_model` or pass `peft_config`."
             )
-        self.objectives = _objectives(layer)
+        self.objectives = get_objectives(self.model)
         ideal = self.preference_args.ideal_point
         if ideal is not None and len(ideal) != len(self.objectives):
             raise ValueError(f"`ideal_point` must have one value for each of {self.objectives}, but got {ideal}.")
         vertices = self.vertices_of_rows if self.preference_args.preference_per == "row" else 0.0
+        seeds = {True: self.args.seed, False: derive(self.args.seed, "evaluation")}  # evaluation disturbs no training
         self._samplers = {
-            # by whether the model is in training
-            training: self.preference_args.sampler(len(self.objectives), self.args.seed + offset, vertices)
-            for training, offset in ((True, 0), (False, EVALUATION_SEED))
+            training: self.preference_args.sampler(len(self.objectives), seed, vertices)
+            for training, seed in seeds.items()
         }
         self._phase: tuple[bool, int] | None = None
         self._draws = 0
-        self._fixed: Tensor | None = None
         for module in self.model.modules():
             if isinstance(module, PanaceaSVD):
                 module.restore_diagonal()  # TRL casts the adapters of quantised models; DDP is not yet around it
@@ -63,8 +55,6 @@ class PreferenceMixin(Trainer):
 
         Given the rows' objectives, each preference is drawn with density proportional to its entry for that objective.
         """
-        if self._fixed is not None:
-            return self._fixed
         sampler = self._samplers[self.model.training]
         if n is None:
             return sampler(1, **key)[0]
@@ -78,46 +68,14 @@ class PreferenceMixin(Trainer):
         self._draws += 1
         return (self.state.global_step if self.model.training else 0), self._draws - 1
 
-    @contextmanager
-    def _unsteered_afterwards(self) -> Iterator[None]:
-        """On leaving, the model has the preferences that it had before."""
-        layer = find_layer(self.model)
-        assert layer is not None
-        before = layer.preference_state.snapshot()
-        try:
-            yield
-        finally:
-            layer.preference_state.restore(before)
-
-    @contextmanager
-    def _at(self, preference: Tensor) -> Iterator[None]:
-        """Evaluate under this preference [m], whatever is drawn otherwise; it is not part of TRL's next log."""
-        self._fixed = preference
-        try:
-            yield
-        finally:
-            self._fixed = None
-            getattr(self, "_metrics", {"eval": {}})["eval"].clear()
-
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        with self._unsteered_afterwards():
+        with preference_kept(self.model):
             return super().train(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with self._unsteered_afterwards():
+        with preference_kept(self.model):
             return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._phase = None
         return super().evaluation_loop(*args, **kwargs)
-
-
-def _objectives(layer: PanaceaLayer) -> list[str]:
-    objectives = layer.preference_state.objectives
-    active = next(name for name in [*layer.active_adapters, *objectives] if name in objectives)
-    return list(objectives[active])
-
-
-def as_preferences(preferences: Any) -> Tensor:
-    """Preferences as a float32 tensor [K, m]."""
-    return torch.as_tensor(preferences, dtype=torch.float32).reshape(len(preferences), -1)

@@ -1,4 +1,4 @@
-"""Batches whose rows belong to objectives: how they are ordered, collated, selected and exchanged."""
+"""Data sets whose rows belong to objectives: their order, their parts, and the columns that no collator knows."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
 
-COLUMNS = ("objective", "objective_labels")
-"""One objective per row, as its index; or for every objective 1, -1 (chosen and rejected exchanged) or 0."""
-
-Batch = dict[str, Any]
+from ..data.rows import COLUMNS, Batch
+from ..seeding import derive
 
 
 class ObjectiveSampler(Sampler[int]):
@@ -49,7 +46,7 @@ class ObjectiveSampler(Sampler[int]):
         return len(self.rows) * self.longest
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)) % (1 << 63))
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
         columns = []
         for rows in self.rows:
             rounds = -(-self.longest // len(rows))
@@ -75,56 +72,23 @@ class ObjectiveCollator:
         return batch
 
 
-def copies(batch: Batch, rows: int) -> int:
-    """How often a collator lists each row: 2 for pairs, all the chosen before all the rejected, else 1."""
-    name = (
-        "input_ids" if "input_ids" in batch else next(k for k, v in batch.items() if isinstance(v, Tensor) and v.ndim)
-    )
-    n = len(batch[name])
-    if n % rows:
-        raise ValueError(
-            f"`{name}` must have a whole number of rows for each of the {rows} rows of the batch, but got {n}; "
-            "packing and padding-free batches cannot be split by objective."
-        )
-    return n // rows
-
-
-def select(batch: Batch, index: Tensor, rows: int) -> Batch:
-    """The part of a batch of `rows` rows that belongs to the rows `index`."""
-
-    def part(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] % rows:
-            return value
-        return value.view(-1, rows, *value.shape[1:])[:, index.to(value.device)].flatten(0, 1)
-
-    return {key: part(value) for key, value in batch.items()}
-
-
-def exchange(batch: Batch, where: Tensor) -> Batch:
-    """Exchange chosen and rejected in the pairs where `where`, [B], is true.
+def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
+    """One data set for each objective that has rows, by name; of labelled rows each with its index as `objective`.
 
     Raises:
-        ValueError: There is a pair to exchange but the rows are no pairs.
+        ValueError: The rows do not say which objective they are for.
     """
-    rows = len(where)
-    if not where.any():
-        return batch
-    if copies(batch, rows) != 2:
+    if "objective_labels" in dataset.column_names:
+        labels = torch.tensor(dataset["objective_labels"][:])
+        parts = []
+        for i in range(len(objectives)):
+            part = dataset.select(labels[:, i].nonzero().flatten().tolist())
+            parts.append(part.add_column("objective", [i] * len(part)))
+    elif "objective" in dataset.column_names:
+        objective = torch.tensor(dataset["objective"][:])
+        parts = [dataset.select((objective == i).nonzero().flatten().tolist()) for i in range(len(objectives))]
+    else:
         raise ValueError(
-            "`objective_labels` must be 0 or 1 where rows are not pairs of chosen and rejected, but got -1."
+            f"`eval_dataset` must have one of the columns {list(COLUMNS)}, but got {dataset.column_names}."
         )
-
-    def swapped(key: str, value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            return value
-        on_device = where.to(value.device).view(-1, *[1] * (value.ndim - 1))
-        if value.shape[0] == 2 * rows:
-            chosen, rejected = value.chunk(2)
-        elif "chosen" in key or "rejected" in key:  # such as `ref_chosen_logps`
-            other = key.replace("chosen", "\0").replace("rejected", "chosen").replace("\0", "rejected")
-            return torch.where(on_device, batch[other], value)
-        else:
-            return value
-        return torch.cat([torch.where(on_device, rejected, chosen), torch.where(on_device, chosen, rejected)])
-
-    return {key: swapped(key, value) for key, value in batch.items()}
+    return {name: part for name, part in zip(objectives, parts, strict=True) if len(part)}

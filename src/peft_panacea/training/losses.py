@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..aggregation import weights
+from ..data.rows import COLUMNS, Batch, copies, exchange, select
+from ..front import Front
+from ..seeding import derive
 from ..simplex import PreferenceSampler
-from ..tuner.steering import set_preference
-from .base import PreferenceMixin, as_preferences
-from .batches import COLUMNS, Batch, ObjectiveCollator, ObjectiveSampler, copies, exchange, select
-
-CHOICE_SEED = 1 << 33
-"""Added to the seed for the choice of one objective among a row's labels."""
+from ..tuner.steering import preference_kept, set_preference
+from .base import PreferenceMixin
+from .batches import ObjectiveCollator, ObjectiveSampler, by_objective
+from .forward import SharedForward
 
 
 class ObjectiveLossMixin(PreferenceMixin):
@@ -59,8 +63,9 @@ class ObjectiveLossMixin(PreferenceMixin):
                 )
         self.data_collator = ObjectiveCollator(self.data_collator)
         if self.eval_dataset is not None and not isinstance(self.eval_dataset, dict):
-            self.eval_dataset = self._by_objective(self.eval_dataset)
-        self._choice = PreferenceSampler(objectives=2, seed=self.args.seed + CHOICE_SEED)
+            self.eval_dataset = by_objective(self.eval_dataset, self.objectives)
+        self._choice = PreferenceSampler(objectives=2, seed=derive(self.args.seed, "objective of a row"))
+        self._measured: Tensor | None = None  # the preference under which `measure` evaluates
         self._aggregation = self.preference_args.aggregate()
         self._objective_losses: list[Tensor] = []
         # If every row is labelled on every objective, one forward serves them all.
@@ -94,25 +99,6 @@ class ObjectiveLossMixin(PreferenceMixin):
             return super()._get_train_sampler(train_dataset)
         return ObjectiveSampler(dataset["objective"][:], len(self.objectives), self.args.seed)
 
-    def _by_objective(self, dataset: Any) -> dict[str, Any]:
-        """One data set for each objective that has rows, by name."""
-        if "objective_labels" in dataset.column_names:
-            labels = torch.tensor(dataset["objective_labels"][:])
-            parts = []
-            for i in range(len(self.objectives)):
-                part = dataset.select(labels[:, i].nonzero().flatten().tolist())
-                parts.append(part.add_column("objective", [i] * len(part)))
-        elif "objective" in dataset.column_names:
-            objective = torch.tensor(dataset["objective"][:])
-            parts = [
-                dataset.select((objective == i).nonzero().flatten().tolist()) for i in range(len(self.objectives))
-            ]
-        else:
-            raise ValueError(
-                f"`eval_dataset` must have one of the columns {list(COLUMNS)}, but got {dataset.column_names}."
-            )
-        return {name: part for name, part in zip(self.objectives, parts, strict=True) if len(part)}
-
     # The loss
 
     def compute_loss(
@@ -131,7 +117,7 @@ class ObjectiveLossMixin(PreferenceMixin):
         objective = self._choose_objective(labels, key) if objective is None else objective.cpu()
         if labels is not None:
             inputs = exchange(inputs, labels.cpu().gather(1, objective[:, None])[:, 0] < 0)
-        preference = self._draw(len(objective), key, objective)
+        preference = self._draw(len(objective), key, objective) if self._measured is None else self._measured
         set_preference(
             self.model, preference.repeat(copies(inputs, len(objective)), 1) if preference.ndim == 2 else preference
         )
@@ -168,13 +154,14 @@ class ObjectiveLossMixin(PreferenceMixin):
             if self._one_forward:
                 forward.turn_to(label)
             losses.append(super().compute_loss(forward, part))
-        own = torch.stack(losses)
-        over_processes = self.accelerator.reduce(own.detach(), reduction="mean")
+        of_this_process = torch.stack(losses)
+        over_processes = self.accelerator.reduce(of_this_process.detach(), reduction="mean")
         self._objective_losses.append(over_processes)
         # The aggregate of the losses over all processes, with its gradient for the rows of this one.
-        preference = preference.to(own.device)
+        preference = preference.to(over_processes.device)
         factors = weights(self._aggregation, over_processes, preference)
-        return self._aggregation(over_processes, preference) + (factors * (own - own.detach())).sum()
+        zero_with_gradient = of_this_process - of_this_process.detach()
+        return self._aggregation(over_processes, preference) + (factors * zero_with_gradient).sum()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._objective_losses:
@@ -183,50 +170,62 @@ class ObjectiveLossMixin(PreferenceMixin):
             self._objective_losses.clear()
         super().log(logs, *args, **kwargs)
 
-    def measure(self, preferences: Any) -> Tensor:
-        """The loss of each objective on its part of `eval_dataset` under each of K preferences [K, m]. Returns [K, m].
+    # The losses of the model as it is
 
-        NaN where an objective has no rows in `eval_dataset`.
+    def measure(self, preferences: Any) -> Front:
+        """The loss of each objective on its part of `eval_dataset` under each of K preferences, [K, m].
+
+        Args:
+            preferences: [K, m], such as `simplex_grid(m, n)`.
+
+        Returns:
+            A front to be minimised; `base` are the losses without the adapter, if the model is a `PeftModel`. Every
+            loss is one value for all rows of its objective, so P is 1 and an interval has no width.
+
+        Raises:
+            ValueError: The trainer has no `eval_dataset`, or an objective no batch of it.
         """
         if self.eval_dataset is None:
             raise ValueError("`eval_dataset` must be given to the trainer to be measured on, but got None.")
-        losses = torch.full((len(preferences), len(self.objectives)), torch.nan)
-        with self._unsteered_afterwards():
-            for k, preference in enumerate(as_preferences(preferences)):
-                for i, name in enumerate(self.objectives):
-                    if name in self.eval_dataset:
-                        with self._at(preference):
-                            loader = self.get_eval_dataloader(name)
-                            output = self.evaluation_loop(loader, description="Front", prediction_loss_only=True)
-                        losses[k, i] = output.metrics.get("eval_loss", torch.nan)  # no batch if the last is dropped
+        for name in self.objectives:
+            if name not in self.eval_dataset:
+                raise _no_rows(name)
+        steered = torch.as_tensor(preferences, dtype=torch.float32).reshape(len(preferences), -1)
+        model = self.accelerator.unwrap_model(self.model)
+        base = None
+        with preference_kept(self.model):
+            losses = np.array([self._losses(preference) for preference in steered])
+            if hasattr(model, "disable_adapter"):
+                with model.disable_adapter():
+                    base = np.array([self._losses(steered[0])])
+        return Front(self.objectives, preferences, losses[:, None], maximise=False, base=base)
+
+    def _losses(self, preference: Tensor) -> list[float]:
+        """The loss of each objective under one preference [m]."""
+        losses = []
+        for name in self.objectives:
+            with self._measuring(preference):
+                loader = self.get_eval_dataloader(name)
+                output = self.evaluation_loop(loader, description="Front", prediction_loss_only=True)
+            if "eval_loss" not in output.metrics:  # the only batch was not full, and those are dropped
+                raise _no_rows(name)
+            losses.append(output.metrics["eval_loss"])
         return losses
 
+    @contextmanager
+    def _measuring(self, preference: Tensor) -> Iterator[None]:
+        """Evaluate under this preference [m], whatever is drawn otherwise, and leave nothing for the next log."""
+        self._measured = preference
+        try:
+            yield
+        finally:
+            self._measured = None
+            if hasattr(self, "_metrics"):  # which TRL's trainers collect until they log
+                self._metrics["eval"].clear()
 
-class SharedForward:
-    """Stands in for a model: its rows go through it once, and the other objectives get them exchanged.
 
-    It serves losses that are computed from outputs by row, as TRL's are.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.output: Any = None
-        self.first: Any = None
-
-    def turn_to(self, label: Tensor) -> None:
-        """The next call has the pairs exchanged where `label`, [B], is negative."""
-        self.exchanged = label < 0
-        if self.first is None:
-            self.first = self.exchanged
-
-    def __call__(self, **inputs: Any) -> Any:
-        if self.output is None:
-            self.output = self.model(**inputs)
-            return self.output
-        n = inputs["input_ids"].shape[0]
-        order = exchange({"input_ids": torch.arange(n)}, self.exchanged.logical_xor(self.first))["input_ids"]
-
-        def rows(value: Any) -> Any:
-            return value[order.to(value.device)] if isinstance(value, Tensor) and value.shape[:1] == (n,) else value
-
-        return type(self.output)(**{key: rows(value) for key, value in self.output.items()})
+def _no_rows(objective: str) -> ValueError:
+    return ValueError(
+        f"`eval_dataset` must have a batch of rows of every objective to be measured on, but has none of "
+        f"{objective!r}."
+    )

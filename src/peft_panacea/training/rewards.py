@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ..aggregation import weights
+from ..front import Front, evaluate_front
 from ..tuner.steering import set_preference
-from .base import PreferenceMixin, as_preferences
+from . import normalisation
+from .base import PreferenceMixin
+from .measuring import generation_settings, prompts_and_columns, reward_functions
 
 NORMALISATION = "reward_normalisation.json"
 
@@ -84,22 +88,20 @@ class ObjectiveRewardMixin(PreferenceMixin):
         drawn = self._draw(groups, {"step": step, "micro_step": draw})
         rows = drawn.expand(everywhere, -1) if drawn.ndim == 1 else drawn.repeat_interleave(group, dim=0)
         self._preferences = rows[:everywhere]
-        own = rows[self.args.process_index * len(inputs) :][: len(inputs)].contiguous()
-        self._steer_rows(own)
+        of_this_process = rows[self.args.process_index * len(inputs) :][: len(inputs)].contiguous()
+        self._steer_rows(of_this_process)
         if getattr(self.args, "use_vllm", False):
             self._last_loaded_step = -1  # the engine has the weights of another preference
         output = super()._generate_and_score_completions(inputs)
-        output["preference"] = own.to(self.accelerator.device)
+        output["preference"] = of_this_process.to(self.accelerator.device)
         return output
 
     def _steer_rows(self, rows: Tensor) -> None:
         self._rows = rows.cpu()
-        one = self._fixed is not None or not self._per_row
-        set_preference(self.model, self._rows[0] if one else self._rows)
+        set_preference(self.model, self._rows if self._per_row else self._rows[0])
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         rewards = super()._calculate_rewards(*args, **kwargs)
-        self._raw_rewards = rewards
         mean, std = (constant.to(rewards.device) for constant in self.reward_normalisation)
         normalised = (rewards - mean) / std
         preferences = self._preferences.to(rewards.device)
@@ -130,9 +132,6 @@ class ObjectiveRewardMixin(PreferenceMixin):
     ) -> Any:
         # The trainer goes through the rows of a generation in chunks; each chunk needs the preferences of its rows.
         n = len(input_ids)
-        if self._fixed is not None:  # only the rewards are asked for
-            zeros = torch.zeros(n, logits_to_keep, device=input_ids.device)
-            return zeros, zeros, None
         if batch_size is None or batch_size >= n:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs
@@ -157,61 +156,74 @@ class ObjectiveRewardMixin(PreferenceMixin):
 
     # Rewards of the model as it is
 
-    def measure(self, preferences: Any, dataset: Any = None) -> Tensor:
-        """Mean rewards, as the reward functions give them, under each of K preferences [K, m]. Returns [K, m].
+    def measure(self, preferences: Any, dataset: Any = None, **options: Any) -> Front:
+        """What each of K preferences attains on held-out prompts, by `peft_panacea.front.evaluate_front`.
 
-        Completions are sampled as in evaluation, of the prompts in `dataset`, or in `eval_dataset` if None; from the
-        same random numbers for each preference.
+        Completions are sampled as in training, with the trainer's tokenizer, seed and generation settings, in batches
+        of `per_device_eval_batch_size`. The rewards get the other columns of the data set too, but none of what TRL
+        adds of its own, such as `trainer_state`. Every process of a run must call it.
+
+        Args:
+            preferences: [K, m], such as `simplex_grid(m, n)`.
+            dataset: Rows with a `prompt`; None for the trainer's `eval_dataset`.
+            options: Of `evaluate_front`, such as `samples` or `record`; they have precedence.
+
+        Raises:
+            TypeError: A reward is a torch module or a coroutine function.
+            ValueError: There is no one data set, or `evaluate_front` refuses something, such as a reward of None.
         """
-        means = [self._rewards(dataset, preference).nanmean(dim=0) for preference in as_preferences(preferences)]
-        return torch.stack(means).cpu()
+        prompts, columns = prompts_and_columns(self.eval_dataset if dataset is None else dataset)
+        defaults = {
+            "tokenizer": self.processing_class,
+            "seed": self.args.seed,
+            "batch_size": self.args.per_device_eval_batch_size,
+            **generation_settings(self),
+            **({"columns": columns} if columns else {}),
+        }
+        return evaluate_front(
+            self.accelerator.unwrap_model(self.model),
+            prompts,
+            reward_functions(self.objectives, self.reward_funcs),
+            preferences,
+            **{**defaults, **options},
+        )
 
     def normalise_rewards(self, dataset: Any) -> None:
         """Aggregate (r - mean) / std from now on, measured on the model without its adapter on prompts of `dataset`.
 
-        The constants are stored as `reward_normalisation.json` in `output_dir`, and read from there if they are.
+        Of every prompt there are `num_generations` completions. The constants are kept as `reward_normalisation.json`
+        in `output_dir`, with the names of the rewards and a digest of the prompts, and read from there as long as
+        these are the same; if not, the log says so and they are measured anew. Every process of a run must call it.
+
+        Raises:
+            TypeError: A reward is a torch module or a coroutine function.
+            ValueError: A reward is the same for every completion.
         """
+        reward_functions(self.objectives, self.reward_funcs)
+        measured_of = {
+            "rewards": dict(zip(self.objectives, self.reward_func_names, strict=True)),
+            "prompts": normalisation.digest(prompts_and_columns(dataset)[0]),
+        }
         path = Path(self.args.output_dir) / NORMALISATION
-        if not path.exists():
-            with self.accelerator.unwrap_model(self.model).disable_adapter():
-                rewards = self._rewards(dataset, torch.full((len(self.objectives),), 1 / len(self.objectives)))
-            values = {
-                "mean": _by_name(self.objectives, rewards.nanmean(dim=0)),
-                "std": _by_name(self.objectives, nanstd(rewards)),
-            }
-            self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(values, indent=2))
-            self.accelerator.wait_for_everyone()
-        values = json.loads(path.read_text())
-        mean, std = (torch.tensor([values[key][name] for name in self.objectives]) for key in ("mean", "std"))
-        if not (std > 0).all():
-            raise ValueError(
-                f"Every reward must differ between completions to be normalised, but its std is {values['std']}."
-            )
+        is_main = self.accelerator.is_main_process
+        # Only the main process looks, so that all of them measure or none does.
+        (constants,) = broadcast_object_list([normalisation.read(path, measured_of) if is_main else None])
+        if constants is None:
+            constants = {**measured_of, **self._measured_constants(dataset)}
+            if is_main:
+                normalisation.write(path, constants)
+        mean, std = (torch.tensor([constants[key][name] for name in self.objectives]) for key in ("mean", "std"))
         self.reward_normalisation = mean, std
 
-    def _rewards(self, dataset: Any, preference: Tensor) -> Tensor:
-        """The rewards of sampled completions, [N, m], of all processes."""
-        training = self.model.training
-        self.model.eval()
-        found = []
-        try:
-            with self._unsteered_afterwards(), self._at(preference), torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(self.args.seed + self.args.process_index)
-                for batch in self.get_eval_dataloader(dataset):
-                    self._prepare_inputs(batch)
-                    found.append(self._raw_rewards)
-        finally:
-            self.model.train(training)
-        return torch.cat(found)
-
-
-def nanstd(values: Tensor) -> Tensor:
-    """Standard deviation over the first dimension without the NaNs."""
-    return (values - values.nanmean(dim=0)).square().nanmean(dim=0).sqrt()
-
-
-def _by_name(names: list[str], values: Tensor) -> dict[str, float]:
-    return dict(zip(names, values.tolist(), strict=True))
+    def _measured_constants(self, dataset: Any) -> dict[str, dict[str, float]]:
+        """`mean` and `std` by objective, of the completions of the model without its adapter."""
+        m = len(self.objectives)
+        front = self.measure([[1 / m] * m], dataset, samples=self.num_generations)
+        if front.normalisation is None:
+            assert front.base is not None
+            same = [name for name, column in zip(self.objectives, front.base.T, strict=True) if np.ptp(column) == 0]
+            raise ValueError(
+                f"Every reward must differ between completions to be normalised, but of {same} at least one did not."
+            )
+        mean, std = (dict(zip(self.objectives, constant.tolist(), strict=True)) for constant in front.normalisation)
+        return {"mean": mean, "std": std}

@@ -1,0 +1,86 @@
+"""The constants of the rewards: measured on the base model, once, and again where they would be wrong."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from peft_panacea.front import evaluate_front
+from small_trainers import GRPO, few_a, length, make, unmeasured
+
+pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
+
+
+def some_prompts(trainer, n: int = 4):
+    return trainer.train_dataset.select(range(n))
+
+
+def constants(folder, **options) -> torch.Tensor:
+    trainer = make(GRPO, folder, **options)
+    trainer.normalise_rewards(some_prompts(trainer))
+    return torch.stack(trainer.reward_normalisation)
+
+
+def test_constants_are_those_of_the_model_without_its_adapter(tmp_path):
+    fresh = constants(tmp_path / "fresh", random_adapter=False)
+    assert torch.equal(constants(tmp_path / "random"), fresh)
+    trainer = make(GRPO, tmp_path, random_adapter=False)
+    front = evaluate_front(
+        trainer.model,
+        some_prompts(trainer)["prompt"][:],
+        {"sunny": length, "rainy": few_a},
+        [[0.5, 0.5]],
+        tokenizer=trainer.processing_class,
+        samples=4,  # completions of a prompt in training
+        batch_size=8,
+        seed=3,
+        generation_config=trainer.generation_config,
+    )
+    torch.testing.assert_close(fresh[0], torch.tensor(front.base_values, dtype=torch.float32))
+    torch.testing.assert_close(fresh, torch.from_numpy(np.array(front.normalisation)).float())
+
+
+def test_constants_are_read_again_with_the_same_rewards_and_prompts(tmp_path, caplog):
+    measured = constants(tmp_path)
+    stored = json.loads((tmp_path / "reward_normalisation.json").read_text())
+    assert stored.keys() == {"rewards", "prompts", "mean", "std"}
+    assert stored["rewards"] == {"sunny": "length", "rainy": "few_a"}
+    assert torch.tensor(list(stored["std"].values())).tolist() == measured[1].tolist()
+    assert torch.equal(constants(tmp_path, reward_funcs=(unmeasured("length"), unmeasured("few_a"))), measured)
+    assert not caplog.records
+
+
+def few_b(completions, **_):
+    return [-float(c.count("b")) for c in completions]
+
+
+def test_another_reward_or_other_prompts_are_measured_anew(tmp_path, caplog):
+    first = constants(tmp_path)
+    with caplog.at_level(logging.WARNING, "peft_panacea"):
+        second = constants(tmp_path, reward_funcs=(length, few_b))
+    assert torch.equal(second[:, 0], first[:, 0])
+    assert not torch.equal(second[:, 1], first[:, 1])
+    trainer = make(GRPO, tmp_path, reward_funcs=(length, few_a))
+    with caplog.at_level(logging.WARNING, "peft_panacea"):
+        trainer.normalise_rewards(some_prompts(trainer, 5))
+    path = tmp_path / "reward_normalisation.json"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is of other rewards; the rewards are measured anew.",
+        f"{path} is of other rewards and prompts; the rewards are measured anew.",
+    ]
+    assert json.loads(path.read_text())["rewards"]["rainy"] == "few_a"
+
+
+def test_a_reward_that_never_differs_cannot_be_normalised(tmp_path):
+    def constant(completions, **_):
+        return [1.0] * len(completions)
+
+    trainer = make(GRPO, tmp_path, reward_funcs=(length, constant))
+    with pytest.raises(
+        ValueError, match=r"Every reward must differ between completions .*, but of \['rainy'\] at least one did not"
+    ):
+        trainer.normalise_rewards(some_prompts(trainer, 2))
+    assert [constant.tolist() for constant in trainer.reward_normalisation] == [[0, 0], [1, 1]]
+    assert not list(tmp_path.iterdir())
