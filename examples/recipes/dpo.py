@@ -1,7 +1,7 @@
 r"""DPO, or any other preference loss of TRL (`--loss_type`), on pairs that are labelled for each objective.
 
-    python examples/dpo.py --config examples/storyteller/dpo.yaml
-    accelerate launch examples/dpo.py --model_name_or_path Qwen/Qwen3-0.6B --data PKU-Alignment/PKU-SafeRLHF \
+    python examples/recipes/dpo.py --config examples/storyteller/dpo.yaml
+    accelerate launch examples/recipes/dpo.py --model_name_or_path Qwen/Qwen3-0.6B --data PKU-Alignment/PKU-SafeRLHF \
         --data_format pku_safe_rlhf --objectives helpful harmless --output_dir runs/safe
 
 A pair may be labelled on several objectives that disagree, or on one (docs/data.md). The same command again goes on

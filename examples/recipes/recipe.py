@@ -1,28 +1,22 @@
 """What the three recipes share: their own flags, the data, the end of a run."""
 
-import json
 import random
-import re
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import peft
 import torch
-import transformers
 import trl
 from datasets import Dataset, load_dataset
-from torch import Tensor
 from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 import peft_panacea
-from peft_panacea import PanaceaConfig, data
-from peft_panacea.simplex import simplex_grid
+from peft_panacea import PanaceaConfig, data, simplex_grid
+from peft_panacea.front import describe
 from peft_panacea.training import PreferenceArguments
 
 # TRL 1.16 and PEFT 0.21.2 use names that transformers 5.23 has renamed; nothing that these scripts could change.
@@ -67,13 +61,10 @@ class RecipeArguments:
         return getattr(data, self.data_format)(load_dataset(self.data, split="train"))
 
     def prompts(self) -> Dataset:
-        """The different first sentences of a JSON list of texts, or the column `prompt` of a data set of the Hub."""
-        if Path(self.data).suffix != ".json":
+        """The prompts of a JSON file, or the column `prompt` of a data set of the Hub."""
+        if Path(self.data).suffix not in (".json", ".jsonl"):
             return load_dataset(self.data, split="train").select_columns("prompt")
-        texts = json.loads(Path(self.data).read_text(encoding="utf-8"))
-        return Dataset.from_dict(
-            {"prompt": list(dict.fromkeys(re.split(r"(?<=[.!?])\s", t.strip())[0] for t in texts))}
-        )
+        return Dataset.from_dict({"prompt": data.json_prompts(self.data)})
 
 
 def parse(recipe: type[RecipeArguments], config: type[Any]) -> tuple[Any, PreferenceArguments, Any]:
@@ -84,43 +75,18 @@ def parse(recipe: type[RecipeArguments], config: type[Any]) -> tuple[Any, Prefer
     return parser.parse_args_and_config()
 
 
-def run(trainer: Trainer, recipe: RecipeArguments, unit: str) -> None:
+def run(trainer: Trainer, recipe: RecipeArguments, unit: str, **measuring: Any) -> None:
     """Train, going on from the last checkpoint if there is one; save the adapter; measure and write its front."""
     output = Path(trainer.args.output_dir)
     if trainer.model.num_parameters() < 10_000_000:
         torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output) if output.is_dir() else None)
     trainer.save_model()
-    grid = simplex_grid(len(recipe.objectives), recipe.front_steps).flip(0)
-    measured = trainer.measure(grid)
-    with trainer.accelerator.unwrap_model(trainer.model).disable_adapter():
-        base = trainer.measure(grid[:1])
+    front = trainer.measure(simplex_grid(len(recipe.objectives), recipe.front_steps).flip(0), **measuring)
     if not trainer.is_world_process_zero():
         return
-    print(table(recipe.objectives, grid, measured, base, unit))
-    report = {
-        "command": " ".join(sys.argv),
-        "versions": {m.__name__: m.__version__ for m in (peft_panacea, torch, transformers, peft, trl, accelerate)},
-        "seed": trainer.args.seed,
-        "objectives": recipe.objectives,
-        "unit": unit,
-        "preferences": grid.tolist(),
-        "measured": measured.tolist(),
-        "base_model": base[0].tolist(),
-    }
-    (output / "front.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\nWrote the adapter and front.json to {output}")
-
-
-def table(objectives: list[str], preferences: Tensor, measured: Tensor, base: Tensor, unit: str) -> str:
-    """One line per preference, its weights and what was measured for each objective, and one for the base model."""
-    labels = [
-        ", ".join(f"{name} {p:.2f}" for name, p in zip(objectives, row, strict=True) if p)
-        for row in preferences.tolist()
-    ]
-    left, width = max(map(len, [*labels, "base model"])), max(8, *map(len, objectives))
-    rows = zip([*labels, "base model"], [*measured.tolist(), base[0].tolist()], strict=True)
-    lines = ["", unit, " ".join([" " * left, *(f"{name:>{width}}" for name in objectives)])]
-    return "\n".join(
-        [*lines, *(" ".join([f"{label:{left}}", *(f"{x:{width}.3f}" for x in row)]) for label, row in rows)]
-    )
+    versions = {module.__name__: module.__version__ for module in (peft_panacea, trl)}
+    details = {"command": " ".join(sys.argv), "seed": trainer.args.seed, "unit": unit}
+    known = {**front.details, "versions": {**front.details.get("versions", {}), **versions}}
+    replace(front, details={**known, **details}).to_json(output / "front.json")
+    print(f"\n{unit}\n\n{describe(front)}\n\nWrote the adapter and front.json to {output}")

@@ -1,11 +1,11 @@
 r"""RL with GRPO or RLOO: one reward per objective, one preference per prompt, or per batch as in the paper.
 
-    python examples/rlhf.py rloo --config examples/storyteller/rlhf.yaml
+    python examples/recipes/rlhf.py rloo --config examples/storyteller/rlhf.yaml
 
-Any causal language model will do. A reward is a function of `peft_panacea.rewards` or of your own (`module.function`),
-or a reward model in a folder or on the Hub:
+Any causal language model will do. A reward is a function of `peft_panacea.rewards` or of your own (`FILE.py:FUNCTION`), or
+a classifier in a folder or on the Hub:
 
-    accelerate launch examples/rlhf.py grpo --model_name_or_path Qwen/Qwen3-0.6B --data trl-lib/tldr \
+    accelerate launch examples/recipes/rlhf.py grpo --model_name_or_path Qwen/Qwen3-0.6B --data trl-lib/tldr \
         --objectives faithful concise --rewards my-org/faithfulness-reward conciseness --output_dir runs/tldr
 
 Rewards are aggregated in units of their standard deviation over the model's own completions before training, measured
@@ -14,6 +14,7 @@ once and stored as `reward_normalisation.json`. The same command again goes on f
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -44,6 +45,7 @@ class RewardArguments(RecipeArguments):
     normalisation_prompts: int = field(
         default=64, metadata={"help": "Prompts for the rewards' mean and standard deviation; 0: rewards as they are."}
     )
+    samples: int = field(default=8, metadata={"help": "Completions of a held-out prompt under a preference."})
 
 
 def main() -> None:
@@ -65,7 +67,8 @@ def main() -> None:
     )
     if recipe.normalisation_prompts:
         trainer.normalise_rewards(train.select(range(min(recipe.normalisation_prompts, len(train)))))
-    run(trainer, recipe, "mean reward of held-out prompts")
+    record = Path(args.output_dir) / "completions.jsonl"  # so that measuring, too, goes on where it was stopped
+    run(trainer, recipe, "mean reward of held-out prompts", samples=recipe.samples, record=record)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on one set of demonstrations per objective.
 
-    python examples/sft.py --config examples/storyteller/sft.yaml
+    python examples/recipes/sft.py --config examples/storyteller/sft.yaml
 
 The rows of `--data` say which objective they belong to (docs/data.md). The same command again goes on from the last
 checkpoint; with `accelerate launch` it runs on many GPUs.

@@ -45,7 +45,7 @@ def json_preferences(path: str | Path, objectives: Sequence[str]) -> Dataset:
     """
     rows: list[dict[str, Any]] = []
     form: tuple[tuple[str, ...], type] | None = None
-    for number, row in _read(Path(path)):
+    for number, row in read_json(Path(path)):
         try:
             form = form or _form(row)
             rows += _parse(row, *form, list(objectives))
@@ -56,7 +56,8 @@ def json_preferences(path: str | Path, objectives: Sequence[str]) -> Dataset:
     return dataset_of(rows)
 
 
-def _read(path: Path) -> Iterator[tuple[int, Any]]:
+def read_json(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a file and their numbers from 1, in ``.jsonl`` the lines'."""
     with path.open(encoding="utf-8") as file:
         number = 1
         try:
@@ -70,7 +71,7 @@ def _read(path: Path) -> Iterator[tuple[int, Any]]:
             where = f"{path}, row {number}:" if path.suffix == ".jsonl" else path
             raise ValueError(f"{where} must be JSON, but got: {error}.") from None
     if not isinstance(rows, list):
-        raise ValueError(f"{path} must hold a list of objects, but got {_short(rows)}.")
+        raise ValueError(f"{path} must hold a list of objects, but got {short(rows)}.")
     yield from enumerate(rows, 1)
 
 
@@ -79,33 +80,34 @@ def _form(row: Any) -> tuple[tuple[str, ...], type]:
     for layout in LAYOUTS:
         if isinstance(row, dict) and set(layout) <= set(row):
             return layout, type(row[layout[0]])
-    raise ValueError(f"the row must have the columns of one of {list(map(list, LAYOUTS))}, but got {_short(row)}.")
+    raise ValueError(f"the row must have the columns of one of {list(map(list, LAYOUTS))}, but got {short(row)}.")
 
 
 def _parse(row: Any, layout: Sequence[str], kind: type, names: list[str]) -> list[dict[str, Any]]:
     if not isinstance(row, dict) or not set(layout) <= set(row):
-        raise ValueError(f"the row must have the columns {list(layout)}, like the first, but got {_short(row)}.")
+        raise ValueError(f"the row must have the columns {list(layout)}, like the first, but got {short(row)}.")
     texts = {column: row[column] for column in layout if column not in ("responses", "scores", "objective")}
     for column, text in texts.items():
-        _check_text(column, text, kind)
+        check_text(column, text, kind)
     if "responses" in layout:
         responses, scores = row["responses"], row["scores"]
         if not isinstance(responses, list):
-            raise ValueError(f"`responses` must be a list of texts, but got {_short(responses)}.")
+            raise ValueError(f"`responses` must be a list of texts, but got {short(responses)}.")
         for text in responses:
-            _check_text("responses", text, kind)
+            check_text("responses", text, kind)
         if not isinstance(scores, list) or not all(isinstance(s, dict) and set(s) <= set(names) for s in scores):
-            raise ValueError(f"`scores` must be a list of objects with numbers for {names}, but got {_short(scores)}.")
+            raise ValueError(f"`scores` must be a list of objects with numbers for {names}, but got {short(scores)}.")
         return pairs_from_scores(row["prompt"], responses, [[score.get(name) for name in names] for score in scores])
     objective = names.index(row["objective"]) if row["objective"] in names else row["objective"]
     if type(objective) is not int or not 0 <= objective < len(names):
         raise ValueError(
-            f"`objective` must be one of {names} or an index from 0 to {len(names) - 1}, but got {_short(objective)}."
+            f"`objective` must be one of {names} or an index from 0 to {len(names) - 1}, but got {short(objective)}."
         )
     return [{**texts, "objective": objective}]
 
 
-def _check_text(column: str, text: Any, kind: type) -> None:
+def check_text(column: str, text: Any, kind: type) -> None:
+    """Refuse what is no string, or no list of messages if `kind` is list."""
     if kind is list:
         rule = "a list of messages with `role` and `content`, like the first"
         valid = (
@@ -119,9 +121,10 @@ def _check_text(column: str, text: Any, kind: type) -> None:
     else:
         rule, valid = "a string", isinstance(text, str)
     if not valid:
-        raise ValueError(f"`{column}` must be {rule}, but got {_short(text)}.")
+        raise ValueError(f"`{column}` must be {rule}, but got {short(text)}.")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """For error messages."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
