@@ -10,20 +10,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ..extras import needs
 from .choose import Choice, Interpolation, choose, nearest
-from .summary import compare, summarise, summary_intervals
-from .uncertainty import bounds, resampled_values
+from .summary import IS_EXACT, summarise, summarise_effects
+from .uncertainty import bounds, check_level, draws, resampled_values
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 Array: TypeAlias = "np.ndarray"
+
+FORMAT_VERSION = 1
+"""Of the file; whoever changes what stands in it counts on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Front:
     """What each of K preferences over m objectives attains on each of P prompts.
+
+    One prompt is enough, such as a mean over held-out rows, but intervals need two: a bootstrap over prompts would not
+    see how uncertain one is.
 
     Anything array-like is taken for arrays. Preferences of less than double precision are rounded to 7 digits.
 
@@ -64,9 +70,10 @@ class Front:
         preferences, scores = double(self.preferences), np.asarray(self.scores, dtype=float)
         if preferences.ndim != 2 or preferences.shape[1] != m or not preferences.size:
             raise ValueError(f"`preferences` must have shape (K, {m}), but got {preferences.shape}.")
-        if scores.ndim != 3 or scores.shape[::2] != preferences.shape or not scores.size:
-            raise ValueError(f"`scores` must have shape ({len(preferences)}, P, {m}), but got {scores.shape}.")
-        K, P, _ = scores.shape
+        K = len(preferences)
+        P = scores.shape[1] if scores.ndim == 3 else 0
+        if P == 0 or scores.shape != (K, P, m):
+            raise ValueError(f"`scores` must have shape ({K}, P, {m}), but got {scores.shape}.")
         maximise = (self.maximise,) * m if isinstance(self.maximise, bool) else tuple(map(bool, self.maximise))
         if len(maximise) != m:
             raise ValueError(f"`maximise` must have {m} entries, but got {len(maximise)}.")
@@ -101,8 +108,12 @@ class Front:
         return None if self.base is None else self.base.mean(axis=0)
 
     def interval(self, level: float = 0.95) -> Array:
-        """Lower and upper bounds of `values`, [2, K, m]: percentile bootstrap, 1000 resamples of the prompts."""
-        return bounds(resampled_values(self), level)
+        """Lower and upper bounds of `values`, [2, K, m]: percentile bootstrap, 1000 resamples of the prompts.
+
+        Raises:
+            ValueError: a level that is none, or one prompt only.
+        """
+        return bounds(resampled_values(self.scores), level)
 
     # How good it is
 
@@ -120,7 +131,7 @@ class Front:
             raise ValueError("`reference` must be given for a front without `reference` and `base`, but got None.")
         return _finite("reference", found, (len(self.objectives),))
 
-    def metrics(self, reference: Any = None) -> dict[str, float]:
+    def metrics(self, reference: Any = None, prompts: Any = slice(None)) -> dict[str, float]:
         """Every metric of `peft_panacea.metrics` that one front has, by name, in units of the normalisation.
 
         Monotonicity is the mean over the objectives. A side effect is shown as its drift from the base model, or as
@@ -128,31 +139,30 @@ class Front:
 
         Args:
             reference: [m], in the units of the scores; None for the front's own, or the base model's values.
+            prompts: Indices of the prompts that count; normalisation and the base model's spread are those of all.
 
         Raises:
             ValueError: there is no reference point, or a preference was measured twice.
         """
-        return summarise(self, self.reference_point(reference), self.normalisation)
+        values, corner = self.scores[:, prompts].mean(axis=1), self.reference_point(reference, prompts)
+        how: dict[str, Any] = {"maximise": self.maximise, "normalisation": self.normalisation}
+        effects = summarise_effects(self.side_effects, self.base_side_effects, prompts)
+        return summarise(values, self.preferences, corner, **how) | effects
 
     def metric_intervals(self, reference: Any = None, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Lower and upper bound of every metric, by bootstrap over the prompts.
 
         A reference point that is the base model's values is resampled with the prompts; any other, the normalisation
         and the spread of the base model's side effects are held fixed. It takes 1000 times as long as `metrics`.
-        """
-        return summary_intervals(self, reference, level)
-
-    def compare(self, other: Front, reference: Any = None, level: float = 0.95) -> dict[str, dict[str, float]]:
-        """By metric: `this` front's, the `other`'s, the `difference`, and its `low` and `high` by paired bootstrap.
-
-        Both fronts are measured in units of this one's normalisation and by one reference point. Every resample of the
-        prompts is the same for both, so the prompts must be. Coverage is the share of the other's points that some
-        point here equals or dominates, and the other way round.
 
         Raises:
-            ValueError: other objectives, directions or prompts, or no reference point.
+            ValueError: as `metrics`, a level that is none, or one prompt only.
         """
-        return compare(self, other, reference, level)
+        check_level(level)
+        resampled = [self.metrics(reference, prompts) for prompts in draws(self.scores.shape[1])]
+        names = [name for name in resampled[0] if name != IS_EXACT]
+        low, high = bounds(np.array([[one[name] for name in names] for one in resampled]), level)
+        return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
     # Which preference
 
@@ -166,9 +176,10 @@ class Front:
             level: Confidence, by bootstrap over the prompts that were measured, of all bounds of an objective at once.
 
         Raises:
-            ValueError: unknown objectives, or constraints that no preference meets; the message says the best value.
+            ValueError: unknown objectives, one prompt only, or constraints that no preference meets; the message says
+                the best value.
         """
-        return choose(Interpolation(self, level), maximise, subject_to)
+        return choose(self._interpolation(level), maximise, subject_to)
 
     def nearest(self, target: Mapping[str, float], level: float = 0.95) -> Choice:
         """The preference whose expected values are nearest to `target`, objective → value.
@@ -176,35 +187,52 @@ class Front:
         The distance is Euclidean in units of the normalisation, or else of each objective's range on the front.
 
         Raises:
-            ValueError: unknown objectives, or none.
+            ValueError: unknown objectives, or none, or one prompt only.
         """
-        return nearest(Interpolation(self, level), target)
+        unit = np.ptp(self.values, axis=0) if self.normalisation is None else self.normalisation[1]
+        return nearest(self._interpolation(level), target, unit)
+
+    def _interpolation(self, level: float) -> Interpolation:
+        maximise: Any = self.maximise  # [m], whatever it was given as
+        return Interpolation(self.objectives, self.preferences, self.scores, maximise, level)
 
     # Elsewhere
-
-    def plot(self) -> Figure:
-        """See `peft_panacea.plots.plot_fronts`, which also draws several fronts."""
-        from ..plots import plot_fronts
-
-        return plot_fronts(self)
 
     def to_json(self, path: str | Path) -> None:
         """Write everything, arrays with 7 digits; the file appears whole or not at all."""
         path = Path(path)
-        content = json.dumps({f.name: _plain(getattr(self, f.name)) for f in fields(self)})
+        content = {"format_version": FORMAT_VERSION} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        text = json.dumps(content) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(content + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Front:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the file is something else, or of a later version of this package.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError:
+            content = None
+        version = content.pop("format_version", None) if isinstance(content, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise ValueError(
+                f"`path` must be a front of format_version {FORMAT_VERSION} or less, but {path} has {version}; "
+                "a later version of peft-panacea reads it."
+            )
+        if version != FORMAT_VERSION or set(content) != {f.name for f in fields(cls)}:
+            raise ValueError(f"`path` must be a front that `Front.to_json` wrote, but {path} is not.")
+        return cls(**content)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for every preference and prompt: weights as `weight of <objective>`, scores, side effects."""
-        import pandas as pd
+        with needs("eval"):
+            import pandas as pd
 
         K, P, _ = self.scores.shape
         k, p = (index.ravel() for index in np.indices((K, P)))
