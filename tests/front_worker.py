@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 import distributed_worker
 from conftest import llama, steered
@@ -43,9 +44,9 @@ def tiny() -> PeftModel:
     return steered(llama(), task_type="CAUSAL_LM")
 
 
-def measure(record: Path, words: Words | None = None, **changed: Any) -> Front:
+def measure(record: Path, words: Words | None = None, model: PeftModel | None = None, **changed: Any) -> Front:
     options = {"tokenizer": word_tokenizer(), "max_new_tokens": 5, "suppress_tokens": [0, 1], **SIZES, **changed}
-    return evaluate_front(tiny(), PROMPTS, {"a": words or Words(), "b": last}, GRID, record=record, **options)
+    return evaluate_front(model or tiny(), PROMPTS, {"a": words or Words(), "b": last}, GRID, record=record, **options)
 
 
 def measure_and_write(rank: int, record: Path, folder: Path) -> None:
@@ -79,3 +80,10 @@ def die(rank: int, rendezvous: str, record: Path, calls: int) -> None:
     """End without a word after so many batches of this process, as all processes of a job that is killed."""
     distributed_worker.join_group(rank, rendezvous)
     measure(record, Words(calls, lambda: os._exit(7)))
+
+
+def measure_sharded(rank: int, record: Path, folder: Path) -> None:
+    """Each process has half of every matrix; tokens are sampled until both processes have no more to sample."""
+    model = distributed_worker.fsdp2(tiny())
+    register_fsdp_forward_method(model, "generate")
+    measure(record, model=model, synced_gpus=True).to_json(folder / f"sharded front of {rank}.json")

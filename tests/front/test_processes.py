@@ -113,6 +113,20 @@ def test_both_run_the_model_equally_often(on_both):
     assert on_both(worker.forwards) == [3 * (per_batch + 1) + per_batch] * 2
 
 
+def test_a_sharded_model_is_measured_without_a_hang(on_both, alone, tmp_path):
+    """It says what the whole model says; rows are as long as the longest of both processes, so sums may be rounded."""
+    on_both(worker.measure_sharded, tmp_path / "record", tmp_path)
+    first, second = (tmp_path / f"sharded front of {rank}.json" for rank in range(2))
+    assert first.read_bytes() == second.read_bytes()
+    sharded, whole = (
+        [row for line in path.read_text().splitlines()[1:] for row in json.loads(line)]
+        for path in (tmp_path / "record", alone / "record")
+    )
+    assert [row["text"] for row in sharded] == [row["text"] for row in whole]
+    for one, other in zip(sharded, whole, strict=True):
+        assert one["numbers"] == pytest.approx(other["numbers"], abs=1e-5)
+
+
 def test_one_process_needs_no_group():
     assert list(share_out(lambda x: 2 * x, [1, 2, 3])) == [2, 4, 6]
     assert first_does(lambda: json.loads("[1]")) == [1]
