@@ -307,5 +307,7 @@ def test_what_is_refused(tokenizer):
         encode(tokenizer, PROMPTS, PROMPTS[1:])
     with pytest.raises(ValueError, match="`prompts` must hold at least one, but got none"):
         sample(llama(), tokenizer, [])
+    with pytest.raises(TypeError, match=r"`completions` must be texts where prompts are, but got \[\{"):
+        encode(tokenizer, ["w3"], [[{"role": "assistant", "content": "w4"}]])
     with pytest.raises(ValueError, match="`prompts` must hold at least one, but got none"):
         encode(tokenizer, [], [])

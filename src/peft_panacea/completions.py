@@ -39,7 +39,7 @@ class Completions:
     def token_ids(self) -> list[list[int]]:
         """The tokens of each completion, the end token included, without padding."""
         P = self.ids.shape[1] - self.completion.shape[1]
-        return [row[own].tolist() for row, own in zip(self.ids[:, P:], self.completion, strict=True)]
+        return [row[is_token].tolist() for row, is_token in zip(self.ids[:, P:], self.completion, strict=True)]
 
 
 def tokenize(tokenizer: Any, prompt: Prompt) -> list[int]:
@@ -57,7 +57,7 @@ def tokenize(tokenizer: Any, prompt: Prompt) -> list[int]:
     return list(ids)
 
 
-def check(model: Any, tokenizer: Any) -> None:
+def check_can_sample(model: Any, tokenizer: Any) -> None:
     """Whether `sample` can work with them.
 
     Raises:
@@ -94,7 +94,7 @@ def sample(
         ValueError: an encoder-decoder, no padding token, no prompts, a prompt without tokens, or options by which the
             rows of the result are not those of the prompts.
     """
-    check(model, tokenizer)
+    check_can_sample(model, tokenizer)
     rows = [tokenize(tokenizer, prompt) for prompt in prompts]
     before, mask = (part.to(model.device) for part in _padded(rows, tokenizer.pad_token_id, left=True))
     options = generation_options(**generation)
@@ -139,10 +139,11 @@ def encode(
         Tensors on the CPU. The texts are those of the tokens that are kept.
 
     Raises:
+        TypeError: messages as the completion of a text.
         ValueError: no padding or end token, a prompt without tokens, or not as many completions as prompts, at
             least one.
     """
-    check(None, tokenizer)
+    check_can_sample(None, tokenizer)
     if end and tokenizer.eos_token_id is None:
         raise ValueError("`tokenizer` must have an end token, or `end` be False, but got one without.")
     if len(prompts) != len(completions):
@@ -182,10 +183,10 @@ def log_probabilities(model: Any, completions: Completions, preference: Any = No
     steered = {} if preference is None else {"preference": preference}
     logits = model(input_ids=ids, attention_mask=mask, **options, **steered).logits
     rows = [  # one by one, because a vocabulary in float32 is large
-        row.float().log_softmax(-1).gather(-1, own[:, None])[:, 0]
-        for row, own in zip(logits[:, -T - 1 : -1], ids[:, ids.shape[1] - T :], strict=True)
+        row.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        for row, tokens in zip(logits[:, -T - 1 : -1], ids[:, ids.shape[1] - T :], strict=True)
     ]
-    return torch.stack(rows) * completion
+    return torch.stack(rows).where(completion, 0.0)
 
 
 @contextmanager
@@ -208,8 +209,10 @@ def _tokens_of_chat(tokenizer: Any, messages: list[dict[str, Any]], **options: A
 def _split(tokenizer: Any, prompt: Prompt, completion: Prompt, end: bool) -> tuple[list[int], list[int]]:
     """The tokens of a prompt and of its completion."""
     first = tokenize(tokenizer, prompt)
-    if isinstance(prompt, str):
-        whole = tokenizer(f"{prompt}{completion}")["input_ids"]
+    if isinstance(prompt, str) and isinstance(completion, str):
+        whole = tokenizer(prompt + completion)["input_ids"]
+    elif isinstance(prompt, str):
+        raise TypeError(f"`completions` must be texts where prompts are, but got {completion!r}.")
     else:
         said = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
         whole = _tokens_of_chat(tokenizer, [*prompt, *said])
@@ -236,10 +239,11 @@ def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Ten
 
 
 def _ends(model: Any, tokenizer: Any, options: dict[str, Any]) -> list[int]:
+    """The end tokens, from where `generate` takes them."""
     configs = options.get("generation_config"), model.generation_config
     known = [options.get("eos_token_id"), *(getattr(config, "eos_token_id", None) for config in configs)]
-    found: Any = next((ends for ends in (*known, tokenizer.eos_token_id) if ends is not None), [])
-    return list(found) if isinstance(found, list | tuple) else [int(found)]
+    ends: Any = next((one for one in (*known, tokenizer.eos_token_id) if one is not None), [])
+    return list(ends) if isinstance(ends, list | tuple) else [int(ends)]
 
 
 def _completions(tokenizer: Any, ids: Tensor, prompt_mask: Tensor, completion: Tensor) -> Completions:

@@ -15,7 +15,7 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 
-from ..completions import Prompt, check, eval_mode, generation_options, log_probabilities, sample, tokenize
+from ..completions import Prompt, check_can_sample, eval_mode, generation_options, log_probabilities, sample, tokenize
 from ..tuner.steering import get_objectives
 
 Array: TypeAlias = "np.ndarray"
@@ -70,7 +70,7 @@ class SteeredModel:
             )
         if any(getattr(module, "merged", False) for module in model.modules()):
             raise RuntimeError("`model` must not be merged, but it is; call `unmerge_adapter` first.")
-        check(model, tokenizer)
+        check_can_sample(model, tokenizer)
         self.model, self.tokenizer, self.generation = model, tokenizer, generation
         self.objectives = get_objectives(model)
 

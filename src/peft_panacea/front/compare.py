@@ -79,9 +79,9 @@ def over_seeds(fronts: Sequence[Front], reference: Any = None) -> dict[str, tupl
     if len(fronts) < 2:
         raise ValueError("`fronts` must be two or more for a standard deviation, but got one.")
     corner, unit = fronts[0].reference_point(reference), fronts[0].normalisation
-    found = [replace(front, normalisation=unit).metrics(corner) for front in fronts]
-    shared = [name for name in found[0] if all(name in one for one in found)]
-    columns = {name: np.array([one[name] for one in found]) for name in shared}
+    each = [replace(front, normalisation=unit).metrics(corner) for front in fronts]
+    shared = [name for name in each[0] if all(name in one for one in each)]
+    columns = {name: np.array([one[name] for one in each]) for name in shared}
     return {name: (float(column.mean()), float(column.std(ddof=1))) for name, column in columns.items()}
 
 
@@ -90,6 +90,6 @@ def _check_alike(argument: str, fronts: Sequence[Front]) -> None:
         raise ValueError(f"`{argument}` must hold at least one front, but got none.")
     for front in fronts:
         for name in ("objectives", "maximise"):
-            expected, found = getattr(fronts[0], name), getattr(front, name)
-            if expected != found:
-                raise ValueError(f"`{argument}` must have the {name} {list(expected)}, but got {list(found)}.")
+            expected, got = getattr(fronts[0], name), getattr(front, name)
+            if expected != got:
+                raise ValueError(f"`{argument}` must have the {name} {list(expected)}, but got {list(got)}.")

@@ -170,7 +170,7 @@ def _scores(
         for prompt, text in zip(prompts, answers.texts, strict=True)
     ]
     ids = {} if answers.token_ids is None else {"completion_ids": answers.token_ids}
-    found = {}
+    scores = {}
     for name, reward in rewards.items():
         column = np.asarray(reward(completions, prompts=prompts, **ids, **columns), dtype=float)
         if column.shape != (B,) or not np.isfinite(column).all():
@@ -178,8 +178,8 @@ def _scores(
                 f"`rewards[{name!r}]` must return a finite number for each of {B} completions, but got "
                 f"{column.shape if column.shape != (B,) else column[~np.isfinite(column)][0]}."
             )
-        found[name] = column.tolist()
-    return found
+        scores[name] = column.tolist()
+    return scores
 
 
 def _front(

@@ -48,7 +48,7 @@ def append_batch(path: Path | None, items: Sequence[Item], texts: Sequence[str],
     if path is None:
         return
     rows = zip(items, texts, numbers, strict=True)
-    line = json.dumps([{"item": item, "text": text, "numbers": own} for item, text, own in rows])
+    line = json.dumps([{"item": item, "text": text, "numbers": of_one} for item, text, of_one in rows])
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 

@@ -54,12 +54,12 @@ def describe_comparison(comparison: Mapping[str, Mapping[str, float]]) -> str:
 
 def _describe_metrics(front: Front, with_intervals: bool) -> str:
     try:
-        found = front.metrics()
+        metrics = front.metrics()
     except ValueError as error:  # a preference measured twice, or no reference point
         return f"  No metrics: {error}"
-    exact = found.pop(IS_EXACT)
+    exact = metrics.pop(IS_EXACT)
     bounds = front.metric_intervals() if with_intervals else {}
-    rows = [[name, _number(value, bounds.get(name))] for name, value in found.items()]
+    rows = [[name, _number(value, bounds.get(name))] for name, value in metrics.items()]
     unit = "the units above" if front.normalisation is None else "standard deviations of the normalisation"
     corner = "the base model's values" if front.reference is None else f"{front.reference.tolist()}"
     how = "" if exact else ", approximated"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from ..extras import needs
 from .choose import Choice, Interpolation, choose, nearest
+from .files import read_front, write_front
 from .summary import IS_EXACT, summarise, summarise_effects
 from .uncertainty import bounds, check_level, draws, resampled_values
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Array: TypeAlias = "np.ndarray"
-
-FORMAT_VERSION = 1
-"""Of the file; whoever changes what stands in it counts on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +123,10 @@ class Front:
             ValueError: there is none of them.
         """
         base = None if self.base is None else self.base[prompts].mean(axis=0)
-        found = next((r for r in (reference, self.reference, base) if r is not None), None)
-        if found is None:
+        point = next((r for r in (reference, self.reference, base) if r is not None), None)
+        if point is None:
             raise ValueError("`reference` must be given for a front without `reference` and `base`, but got None.")
-        return _finite("reference", found, (len(self.objectives),))
+        return _finite("reference", point, (len(self.objectives),))
 
     def metrics(self, reference: Any = None, prompts: Any = slice(None)) -> dict[str, float]:
         """Every metric of `peft_panacea.metrics` that one front has, by name, in units of the normalisation.
@@ -200,13 +197,7 @@ class Front:
 
     def to_json(self, path: str | Path) -> None:
         """Write everything, arrays with 7 digits; the file appears whole or not at all."""
-        path = Path(path)
-        content = {"format_version": FORMAT_VERSION} | {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        text = json.dumps(content) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_front(Path(path), {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def from_json(cls, path: str | Path) -> Front:
@@ -215,19 +206,7 @@ class Front:
         Raises:
             ValueError: the file is something else, or of a later version of this package.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError:
-            content = None
-        version = content.pop("format_version", None) if isinstance(content, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise ValueError(
-                f"`path` must be a front of format_version {FORMAT_VERSION} or less, but {path} has {version}; "
-                "a later version of peft-panacea reads it."
-            )
-        if version != FORMAT_VERSION or set(content) != {f.name for f in fields(cls)}:
-            raise ValueError(f"`path` must be a front that `Front.to_json` wrote, but {path} is not.")
-        return cls(**content)
+        return cls(**read_front(Path(path), [f.name for f in fields(cls)]))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for every preference and prompt: weights as `weight of <objective>`, scores, side effects."""
@@ -260,16 +239,3 @@ def _finite(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must hold finite numbers, but got {array[~np.isfinite(array)][0]}.")
     return array
-
-
-def _plain(value: Any) -> Any:
-    """For JSON, at every depth: arrays as lists of numbers with 7 digits, NumPy's numbers as Python's."""
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist()) if value.dtype.kind != "f" else _rounded(value.tolist())
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
-
-
-def _rounded(value: Any) -> Any:
-    return [_rounded(part) for part in value] if isinstance(value, list) else float(f"{value:.7g}")

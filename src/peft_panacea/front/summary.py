@@ -53,12 +53,12 @@ def summarise_effects(
         base_effects: Name → [P]
         prompts: Indices of the prompts that count. The unit of a drift, the base model's spread, is that of all.
     """
-    found = {}
+    numbers = {}
     for name, effect in effects.items():
         mean, base = effect[:, prompts].mean(axis=1), base_effects.get(name)
         if base is None or np.ptp(base) == 0:
-            found[f"mean {name}"] = float(mean.mean())
+            numbers[f"mean {name}"] = float(mean.mean())
         else:  # `drift` compares with the base model's mean over all prompts; over these it may be another
             moved = mean + (base.mean() - base[prompts].mean())
-            found[f"drift of {name}"] = metrics.drift(np.repeat(moved[:, None], len(base), axis=1), base)
-    return found
+            numbers[f"drift of {name}"] = metrics.drift(np.repeat(moved[:, None], len(base), axis=1), base)
+    return numbers
