@@ -13,7 +13,6 @@ the Hub, see `peft_panacea.rewards.load_reward`; more is better.
 
 import argparse
 import json
-import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoTokenizer
 
-from peft_panacea.front import Choice, Front, evaluate_front
+from peft_panacea.front import Front, compare, describe, describe_choice, describe_comparison, evaluate_front
 from peft_panacea.plots import plot_fronts
 from peft_panacea.rewards import Classifier, load_reward
 from peft_panacea.simplex import simplex_grid
-from quickstart import HERE, describe, load_prompts
+
+STORYTELLER = Path(__file__).resolve().parent / "storyteller"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,7 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the front of a trained Panacea adapter.")
     parser.add_argument("adapter", help="Hub name or folder; its configuration says what the base model is")
     parser.add_argument("--rewards", type=pair, nargs="+", required=True, metavar="OBJECTIVE=REWARD")
-    parser.add_argument("--prompts", type=Path, help="JSON list of prompts, or JSON lines with `prompt`")
+    parser.add_argument(
+        "--prompts", type=Path, help="JSON list of prompts, or JSON lines with `prompt`; not for training"
+    )
     parser.add_argument("--steps", type=int, default=10, help="steps of the grid from one objective to another")
     parser.add_argument("--samples", type=int, default=4, help="completions of a prompt under a preference")
     parser.add_argument("--batch_size", type=int, default=256)
@@ -51,33 +53,19 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_prompts(path: Path | None, base_model: str) -> list[Any]:
-    """Texts or lists of messages. Without a file, the prompts that the quickstart keeps from its training."""
+def read_prompts(path: Path | None, adapter: str) -> list[Any]:
+    """Texts or lists of messages. Without a file, those that were kept from the training of the committed adapter."""
     if path is None:
-        if Path(base_model).resolve() != HERE / "storyteller" / "model":
-            raise SystemExit(f"`--prompts` must be given for adapters of {base_model}.")
-        return load_prompts(None, random.Random(0))[1]
+        if STORYTELLER not in Path(adapter).resolve().parents:
+            raise SystemExit(f"`--prompts` must be given for an adapter that is not in {STORYTELLER}.")
+        path = STORYTELLER / "held_out.json"
     text = path.read_text(encoding="utf-8")
     return [json.loads(line)["prompt"] for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
 
 
-def describe_choice(choice: Choice) -> str:
-    preference = ", ".join(f"{name} {weight:.3f}" for name, weight in choice.preference.items())
-    bounds = {name: f"[{low:+.3f}, {high:+.3f}]" for name, (low, high) in choice.interval.items()}
-    expected = (f"  {name:25}{value:+10.3f} {bounds[name]}" for name, value in choice.expected.items())
-    return "\n".join([f"\n  Chosen: {preference}; expected, with {choice.level:.0%} intervals:", *expected])
-
-
-def describe_comparison(this: Front, path: Path) -> str:
-    lines = [f"\n  {'':25}{'this':>10}{'other':>10}  difference (other: {path})"]
-    for name, x in this.compare(Front.from_json(path)).items():
-        difference = f"{x['difference']:+.3f} [{x['low']:+.3f}, {x['high']:+.3f}]"
-        lines.append(f"  {name:25}{x['this']:10.3f}{x['other']:10.3f}  {difference}")
-    return "\n".join(lines)
-
-
 def main() -> None:
     args = parse_arguments()
+    prompts = read_prompts(args.prompts, args.adapter)
     base_model = PeftConfig.from_pretrained(args.adapter).base_model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(base_model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -89,7 +77,7 @@ def main() -> None:
         raise SystemExit(f"`--rewards` must name the adapter's objectives, {objectives}, but got {[*specs]}.")
     rewards = {name: load_reward(specs[name], tokenizer) for name in objectives}
     rewards = {name: Classifier(r) if isinstance(r, str) else r for name, r in rewards.items()}
-    prompts, grid = read_prompts(args.prompts, base_model), simplex_grid(len(objectives), args.steps)
+    grid = simplex_grid(len(objectives), args.steps)
     settings = {name: getattr(args, name) for name in ("samples", "batch_size", "seed", "max_new_tokens")}
     settings |= {"tokenizer": tokenizer, "record": args.output / "completions.jsonl"}
     details = {"command": " ".join(sys.argv)}
@@ -99,10 +87,12 @@ def main() -> None:
     print(f"\n{describe(front)}")
     try:
         if args.choose:
-            print(describe_choice(front.choose(args.choose, {name: float(x) for name, x in args.subject_to})))
+            choice = front.choose(args.choose, {name: float(x) for name, x in args.subject_to})
+            print(f"\n{describe_choice(choice)}")
         if args.compare:
-            print(describe_comparison(front, args.compare))
-    except ValueError as error:  # the measurement is written, and the question can be put again
+            comparison = compare(front, Front.from_json(args.compare))
+            print(f"\n  Compared with {args.compare}:\n{describe_comparison(comparison)}")
+    except (OSError, ValueError) as error:  # the measurement is written, and the question can be put again
         raise SystemExit(f"\n{error}") from None
 
 

@@ -1,5 +1,6 @@
 """The quickstart's parts do what their docstrings say, and the whole runs; so does the measuring of an adapter."""
 
+import hashlib
 import json
 import random
 import runpy
@@ -11,11 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import load_script, steered
+from conftest import load_script
+from peft_panacea.completions import sample
 from peft_panacea.front import Front
 
 ROOT = Path(__file__).resolve().parent.parent
 STORYTELLER = ROOT / "examples" / "storyteller" / "model"
+HELD_OUT = ROOT / "examples" / "storyteller" / "held_out.json"
 
 
 @pytest.fixture(scope="module")
@@ -62,31 +65,12 @@ def test_too_few_prompts_are_refused(quickstart, tmp_path):
         quickstart.load_prompts(path, random.Random(0))
 
 
-def test_log_probabilities_are_those_of_the_completion_alone(quickstart, storyteller, tokenizer):
-    """Row by row without padding, from the texts that were sampled."""
-    model = steered(storyteller, task_type="CAUSAL_LM")
-    prompts = ["One morning Zoe the sheep was by the mill.", "There was once a fox."]
-    preference = [[1.0, 0.0], [0.2, 0.8]]
-    batch, texts = quickstart.sample(model, tokenizer, prompts, preference=preference)
-    with torch.no_grad():
-        actual = quickstart.log_probabilities(model, batch, preference=preference)
-        for i, prompt in enumerate(prompts):
-            n = int(batch["completion"][i].sum())
-            row = batch["input_ids"][i][batch["attention_mask"][i].bool()]
-            log_p = model(row[None], preference=preference[i]).logits[0].log_softmax(-1)
-            expected = log_p[len(row) - n - 1 : -1].gather(1, row[-n:, None])[:, 0]
-            torch.testing.assert_close(actual[i, :n], expected, atol=1e-4, rtol=1e-4)
-            assert actual[i, n:].abs().max() == 0 if n < actual.shape[1] else True
-            assert tokenizer.decode(row, skip_special_tokens=True) == prompt + texts[i]
-
-
-def test_the_committed_model_reads_as_sentences(quickstart, storyteller, tokenizer):
+def test_the_committed_model_reads_as_sentences(storyteller, tokenizer):
     """It is good enough to learn from: most stories end, and sentences begin and end as they should."""
     torch.manual_seed(0)
-    prompts = quickstart.load_prompts(None, random.Random(0))[1]
-    batch, texts = quickstart.sample(storyteller, tokenizer, prompts)
-    ended = [text for text, mask in zip(texts, batch["completion"], strict=True) if not mask[-1]]
-    assert len(ended) > 0.4 * len(texts)
+    batch = sample(storyteller, tokenizer, json.loads(HELD_OUT.read_text()))
+    ended = [text for text, mask in zip(batch.texts, batch.completion, strict=True) if not mask[-1]]
+    assert len(ended) > 0.4 * len(batch.texts)
     assert sum(text.rstrip().endswith((".", '"', "!", "?")) for text in ended if text) > 0.95 * len(
         [t for t in ended if t]
     )
@@ -133,7 +117,7 @@ def test_the_front_of_an_adapter(measure, tmp_path, capsys):
     assert (list(front.objectives), front.scores.shape) == (["cheerful", "brief"], (2, 3, 2))
     assert (tmp_path / "front.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert f"{front.values[1, 0]:+.2f} [" in printed
+    assert f"{front.values[1, 0]:.3f} [" in printed
     choice = front.choose("cheerful", {"brief": -1000})
     assert f"Chosen: cheerful {choice.preference['cheerful']:.3f}, brief {choice.preference['brief']:.3f}" in printed
 
@@ -153,12 +137,35 @@ def test_rewards_that_are_not_the_adapters_are_refused(measure):
         measure(rewards=("cheerful=styles.cheerful",))
 
 
-def test_the_front_is_measured_on_held_out_prompts(quickstart, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+def test_what_is_no_front_is_not_compared_with(measure, tmp_path):
+    """The measurement is there before, and the answer is a sentence."""
+    for name, content in (("front", None), ("report", '{"objectives": ["a"], "measured": [[1]]}')):
+        path = tmp_path / f"other {name}.json"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(SystemExit, match=r"No such file|must be a front that .* wrote, but .* is not"):
+            measure("--compare", path)
+        assert Front.from_json(tmp_path / "front.json").scores.shape == (2, 3, 2)
+
+
+def test_the_front_is_measured_on_held_out_prompts(monkeypatch):
+    """Those that the committed adapter's front was measured on."""
     script = load_script(ROOT / "examples" / "front.py")
-    assert script.read_prompts(None, str(STORYTELLER)) == quickstart.load_prompts(None, random.Random(0))[1]
-    with pytest.raises(SystemExit, match="`--prompts` must be given for adapters of another/model"):
-        script.read_prompts(None, "another/model")
+    adapter = ROOT / "examples" / "storyteller" / "adapter"
+    prompts = script.read_prompts(None, str(adapter))
+    assert len(set(prompts)) == 64
+    digest = hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:16]
+    assert digest == Front.from_json(adapter / "front.json").details["prompts"]
+    with pytest.raises(SystemExit, match=r"`--prompts` must be given for an adapter .*storyteller"):
+        script.read_prompts(None, "another/adapter")
+
+
+def test_the_quickstart_trains_on_none_of_the_held_out_prompts(quickstart):
+    """The recipes' list is another one, and has twelve of them, as the model's README says."""
+    held_out = set(json.loads(HELD_OUT.read_text()))
+    assert not held_out & set(quickstart.load_prompts(None, random.Random(0))[0])
+    of_recipes = set(json.loads((HELD_OUT.parent / "prompts.json").read_text()))
+    assert len(held_out & of_recipes) == 12
 
 
 def test_the_front_script_is_read_in_one_sitting():

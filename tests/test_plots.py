@@ -1,6 +1,8 @@
 """What the figures show is read back from what was drawn."""
 
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import matplotlib
@@ -102,6 +104,41 @@ def test_the_intervals_are_drawn():
     for lines, i in [(across, 0), (along, 1)]:
         ends = np.array([segment[:, i] for segment in lines.get_segments()])
         np.testing.assert_allclose(ends, np.stack([low[:, i], high[:, i]], axis=1))
+
+
+@pytest.mark.parametrize(("weights", "m"), [(LINE, 2), (TRIANGLE, 3), (np.eye(5), 5)], ids=str)
+def test_a_front_of_one_prompt_has_no_bars(weights, m):
+    """Nothing says how uncertain it is; beside others, which have theirs, it has a name in the legend as they do."""
+
+    class NoInterval(Stub):
+        def interval(self, level=0.95):
+            raise ValueError("`scores` must have at least 2 prompts for intervals, but got 1.")
+
+    measured = front("abcde"[:m], weights)
+    one = NoInterval(**{**vars(measured), "scores": measured.scores[:, :1], "base": measured.base[:1]})
+    for shown in (one, {"P": one}):
+        figure = draw(plot_fronts(shown))
+        assert not [text for text in texts(figure) if "interval" in text or "Bar" in text]
+        assert not [c for axes in figure.axes for c in axes.containers if c.has_yerr or c.has_xerr]
+    both = draw(plot_fronts({"P": one, "Q": measured}))
+    assert any("95 % interval over prompts" in text for text in texts(both))
+
+
+def test_only_triangles_need_mpltern(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpltern", None)
+    plot_fronts(front(["a", "b"], LINE))
+    plot_fronts(front("abcd", np.eye(4)))
+    with pytest.raises(ModuleNotFoundError, match=r"`mpltern` must be installed .*`pip install peft-panacea\[eval\]`"):
+        plot_fronts(front("abc", TRIANGLE))
+
+
+def test_measuring_needs_no_package_for_figures():
+    """And a figure without matplotlib is missed by the command that installs it."""
+    without = "import sys; sys.modules['matplotlib'] = sys.modules['moocore'] = None; import peft_panacea."
+    subprocess.run([sys.executable, "-c", without + "front"], check=True)
+    failed = subprocess.run([sys.executable, "-c", without + "plots"], capture_output=True, text=True, check=False)
+    message = r"`matplotlib.*` must be installed for this; `pip install peft-panacea\[eval\]` does it\."
+    assert re.search(message, failed.stderr)
 
 
 def test_an_interval_may_lie_on_one_side_of_its_mean():

@@ -15,8 +15,8 @@ from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
 from variants import change
 
+from peft_panacea.completions import sample
 from peft_panacea.front import Front
-from peft_panacea.front.sampling import Sampler
 from peft_panacea.rewards import Brevity, Valence
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveLossMixin, PreferenceArguments
@@ -49,13 +49,13 @@ class DPO(Stories):
         path = Path("runs/paper/dpo_answers.json")
         if not path.exists():
             torch.manual_seed(0)
-            model = get_peft_model(self.base_model(), self.config(self.objectives, None, Settings()))
-            sampler = Sampler(model, self.tokenizer, {"max_new_tokens": 48})
+            model = self.base_model()
             found = {}
             prompts = [*self.test, *self.development, *self.train]
             for start in range(0, len(prompts), 64):
                 some = prompts[start : start + 64]
-                texts = sampler([p for p in some for _ in range(ANSWERS)], None).texts
+                several = [p for p in some for _ in range(ANSWERS)]
+                texts = sample(model, self.tokenizer, several, max_new_tokens=48).texts
                 for i, prompt in enumerate(some):
                     own = texts[i * ANSWERS : (i + 1) * ANSWERS]
                     scores = np.stack([reward(own) for reward in self.rewards], axis=1)

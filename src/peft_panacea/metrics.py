@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .extras import needs
+
 Array: TypeAlias = "np.ndarray"
 Direction: TypeAlias = "bool | Sequence[bool]"
 
@@ -39,7 +41,8 @@ def hypervolume(values: ArrayLike, reference: ArrayLike, *, maximise: Direction 
     >>> hypervolume([[1, 1], [2, 2]], [0, 4], maximise=[True, False])
     5.0
     """
-    import moocore  # an extra
+    with needs("eval"):
+        import moocore
 
     points = _front(_better_is_more(values, maximise))
     m = points.shape[1]

@@ -1,5 +1,7 @@
 """Choosing a preference: what is promised holds, and nothing better was there to choose."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.interpolate import LinearNDInterpolator
@@ -27,6 +29,10 @@ def noisy(weights, *, seed=0, P=48, noise=0.5, maximise=True, **others):
 
 def exact(weights, **others):
     return Front(["a", "b", "c"][: weights.shape[1]], weights, attained(weights)[:, None].repeat(2, axis=1), **others)
+
+
+def candidates(front):
+    return Interpolation(front.objectives, front.preferences, front.scores, front.maximise, 0.9).candidates
 
 
 def test_a_choice_without_noise_can_be_made_by_hand():
@@ -109,7 +115,7 @@ def test_the_nearest_of_a_measured_point_is_its_preference(weights):
 
 def test_nearness_is_in_units_of_the_normalisation_or_the_range():
     """(1, 0) is nearer in a's unit, (0, 1) in b's; other objectives do not count."""
-    scores = [[[0, 10]], [[1, 0]]]
+    scores = [[[0, 10]] * 2, [[1, 0]] * 2]
     target = {"a": 1.0, "b": 10.0}
     by_a, by_b = (
         Front(["a", "b"], [[0, 1], [1, 0]], scores, normalisation=([0, 0], unit)) for unit in ([1, 100], [100, 1])
@@ -134,6 +140,10 @@ def test_what_cannot_be_attained_is_refused_with_the_best_value():
     assert least.choose("a", {"b": 1.5}).preference["b"] == pytest.approx(1 - 0.5**0.5, abs=0.01), "less is better"
 
 
+def one_prompt(front):
+    return replace(front, scores=front.scores[:, :1])
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -143,6 +153,8 @@ def test_what_cannot_be_attained_is_refused_with_the_best_value():
         (lambda f: f.nearest({}), "`target` must name at least one objective, but got none"),
         (lambda f: f.choose("a", {}, level=1.0), r"`level` must be between 0 and 1, but got 1\.0"),
         (lambda f: f.nearest({"a": 1}, level=0), "`level` must be between 0 and 1, but got 0"),
+        (lambda f: one_prompt(f).choose("a", {}), "`scores` must have at least 2 prompts for intervals, but got 1"),
+        (lambda f: one_prompt(f).nearest({"a": 1}), "`scores` must have at least 2 prompts for intervals, but got 1"),
     ],
 )
 def test_what_is_refused(ask, message):
@@ -153,7 +165,7 @@ def test_what_is_refused(ask, message):
 def test_candidates_of_a_triangle_are_uniform():
     """In cells of unequal size, by the share of candidates in each quarter of a triangle."""
     weights = np.concatenate([TRIANGLE, np.random.default_rng(0).dirichlet([5, 5, 5], size=20)])
-    drawn = Interpolation(noisy(weights), 0.9).candidates[len(weights) :]
+    drawn = candidates(noisy(weights))[len(weights) :]
     assert len(drawn) == CANDIDATES
     np.testing.assert_allclose(drawn.sum(axis=1), 1, atol=3e-7)
     shares = [*(drawn > 0.5).mean(axis=0), (drawn <= 0.5).all(axis=1).mean()]
@@ -167,19 +179,18 @@ def test_candidates_of_a_triangle_are_uniform():
 )
 def test_preferences_that_span_nothing_are_the_candidates(weights):
     front = noisy(np.array(weights))
-    assert {tuple(p) for p in Interpolation(front, 0.9).candidates} == {tuple(p) for p in front.preferences}
+    assert {tuple(p) for p in candidates(front)} == {tuple(p) for p in front.preferences}
     assert front.choose("a", {}).expected["a"] == pytest.approx(front.values[:, 0].max())
 
 
 def test_a_preference_measured_twice_counts_by_its_mean():
-    front = Front(["a", "b"], [[0, 1], [1, 0], [1, 0]], [[[0, 4]], [[3, 0]], [[5, 0]]])
+    front = Front(["a", "b"], [[0, 1], [1, 0], [1, 0]], [[[0, 4]] * 2, [[3, 0]] * 2, [[5, 0]] * 2])
     assert front.nearest({"b": 2.0}).expected == pytest.approx({"a": 2.0, "b": 2.0})
 
 
 def test_ten_objectives_are_quick_enough():
-    front = Front(
-        [str(i) for i in range(10)], *(lambda w: (w, np.sqrt(w)[:, None]))(simplex_grid(10, 2).double().numpy())
-    )
+    weights = simplex_grid(10, 2).double().numpy()
+    front = Front([str(i) for i in range(10)], weights, np.sqrt(weights)[:, None].repeat(2, axis=1))
     choice = front.choose("0", {"1": 0.2, "2": 0.2})
     assert sum(choice.preference.values()) == pytest.approx(1, abs=1e-6)
     assert min(choice.expected["1"], choice.expected["2"]) >= 0.2

@@ -8,38 +8,37 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 
 from conftest import llama, randomise, steered, t5
 from peft_panacea import PanaceaConfig
 from peft_panacea.front import Front, evaluate_front
-from peft_panacea.front.sampling import Sampler
-from peft_panacea.rewards import Brevity
+from peft_panacea.front.answers import SteeredModel
+from peft_panacea.rewards import Brevity, conciseness, dialogue_share, length, sentence_length
 from peft_panacea.simplex import simplex_grid
+from small_tokenizers import word_tokenizer
 
-WORDS = {"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, **{f"w{i}": i for i in range(3, 64)}}
 PROMPTS = ["w3 w4 w5", "w6", "w7 w8 w9 w10 w11", "w12 w13", "w14 w15 w16 w17"]
 GRID = [[0.0, 1.0], [0.3, 0.7], [1.0, 0.0]]
-TEMPLATE = "{% for m in messages %}[BOS] {{ m['content'] }} {% endfor %}"
 TEXT = {"do_sample": False, "max_new_tokens": 6}
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel(WORDS, unk_token="[EOS]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 1)])
-    special = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
-    return PreTrainedTokenizerFast(tokenizer_object=words, chat_template=TEMPLATE, **special)
+def tokenizer():
+    return word_tokenizer()
 
 
-def numbers_in(texts, prompts, **_):
-    return [float(sum(int(w[1:]) for w in text.split() if w[1:].isdigit())) for text in texts]
+def said(completion):
+    """The text of a completion, as a text or as the one message after a conversation."""
+    return completion if isinstance(completion, str) else completion[0]["content"]
 
 
-def brief(texts, **_):
-    return [-float(len(text.split())) for text in texts]
+def numbers_in(completions, prompts, **_):
+    return [float(sum(int(w[1:]) for w in said(c).split() if w[1:].isdigit())) for c in completions]
+
+
+def brief(completions, **_):
+    return [-float(len(said(c).split())) for c in completions]
 
 
 REWARDS = {"a": numbers_in, "b": brief}
@@ -93,7 +92,7 @@ def test_float32_preferences_are_stored_without_noise():
 def test_prompts_of_like_length_are_together(tokenizer):
     """In tokens for a model, in characters for a function; the longest first."""
     prompts, batches = ["w3 w4 w5", "w1000000000000", "w6 w7"], []
-    assert Sampler(steered(llama(), task_type="CAUSAL_LM"), tokenizer, {}).lengths(prompts) == [4, 2, 3]
+    assert SteeredModel(steered(llama(), task_type="CAUSAL_LM"), tokenizer, {}).lengths(prompts) == [4, 2, 3]
 
     def model(prompts, preferences):
         batches.append(prompts)
@@ -168,10 +167,10 @@ def test_mixed_batches_give_what_each_preference_gives_alone(model, tokenizer, t
 
 def test_kl_and_log_perplexity_are_sums_over_tokens(model, tokenizer):
     """Token by token, without padding, one preference at a time, from the texts alone."""
-    sampler = Sampler(model, tokenizer, {"max_new_tokens": 12, "suppress_tokens": [0, 1]})
+    answer = SteeredModel(model, tokenizer, {"max_new_tokens": 12, "suppress_tokens": [0, 1]})
     rows = PROMPTS * 3
     preferences = np.repeat(GRID, len(PROMPTS), axis=0)
-    answers = sampler(rows, preferences)
+    answers = answer(rows, preferences)
     lengths = set()
     for i, (prompt, text) in enumerate(zip(rows, answers.texts, strict=True)):
         before, after = tokenizer(prompt)["input_ids"], tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -190,26 +189,68 @@ def test_kl_and_log_perplexity_are_sums_over_tokens(model, tokenizer):
 
 
 def test_base_answers_are_without_the_adapter(model, tokenizer):
-    base = Sampler(model, tokenizer, TEXT)(PROMPTS, None)
+    base = SteeredModel(model, tokenizer, TEXT)(PROMPTS, None)
     untouched = steered(llama(), task_type="CAUSAL_LM")
     untouched.get_base_model().load_state_dict(model.get_base_model().state_dict())
     with torch.no_grad():
         for name, parameter in untouched.named_parameters():
             if ".panacea_svd." in name:
                 parameter.zero_()
-    assert base.texts == Sampler(untouched, tokenizer, TEXT)(PROMPTS, np.repeat([[1.0, 0]], 5, axis=0)).texts
+    assert base.texts == SteeredModel(untouched, tokenizer, TEXT)(PROMPTS, np.repeat([[1.0, 0]], 5, axis=0)).texts
     assert base.effects["KL"] == [0] * len(PROMPTS)
 
 
 def test_conversations_are_asked_by_the_template(model, tokenizer):
-    """With the template's special tokens, which here are a text's, and no others."""
+    """Which here says what the texts say."""
     chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-    sampler = Sampler(model, tokenizer, TEXT)
-    assert sampler.lengths(chats) == sampler.lengths(PROMPTS) == [4, 2, 6, 3, 5]
-    preferences = np.repeat([[0.3, 0.7]], 5, axis=0)
-    assert sampler(chats, preferences) == sampler(PROMPTS, preferences)
-    front = evaluate_front(model, chats, REWARDS, GRID, tokenizer=tokenizer, **TEXT)
-    same(front, evaluate_front(model, chats, REWARDS, GRID, tokenizer=tokenizer, **TEXT))
+    answer = SteeredModel(model, tokenizer, TEXT)
+    assert answer.lengths(chats) == answer.lengths(PROMPTS) == [4, 2, 6, 3, 5]
+    ask = partial(evaluate_front, model, rewards=REWARDS, preferences=GRID, tokenizer=tokenizer, **TEXT)
+    of_chats, of_texts = ask(prompts=chats), ask(prompts=PROMPTS)
+    assert np.array_equal(of_chats.scores, of_texts.scores)
+    assert of_chats.details["prompts"] != of_texts.details["prompts"]
+
+
+# What rewards are given
+
+
+def test_rewards_are_called_as_trl_calls_them(model, tokenizer):
+    """Completions of conversations are messages; tokens are there where a model answered, with the end token."""
+    calls = []
+
+    def watching(completions, **given):
+        calls.append((completions, given))
+        return [float(i) for i in range(len(completions))]
+
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    rewards, columns = {"a": watching, "b": brief}, {"answer": [f"of {p}" for p in PROMPTS], "n": range(5)}
+    few = {"columns": columns, "samples": 2, "batch_size": 7, "suppress_tokens": [0]}
+    evaluate_front(model, [*PROMPTS[:2], *chats[2:]], rewards, GRID, tokenizer=tokenizer, max_new_tokens=4, **few)
+    seen = Counter()
+    for completions, given in calls:
+        assert set(given) == {"prompts", "completion_ids", "answer", "n"}
+        for completion, prompt, ids, answer, n in zip(completions, *given.values(), strict=True):
+            assert prompt == (PROMPTS[n] if n < 2 else chats[n])
+            assert answer == f"of {PROMPTS[n]}"
+            assert isinstance(completion, str) == (n < 2)
+            if n >= 2:
+                assert [message["role"] for message in completion] == ["assistant"]
+            assert said(completion).split() == [f"w{token}" for token in ids if token > 2]
+            assert ids[-1] == 2 or len(ids) == 4
+            seen[n] += 1
+    assert seen == dict.fromkeys(range(5), (len(GRID) + 1) * 2)
+
+    calls.clear()
+    evaluate_front(echo, PROMPTS, rewards, GRID)
+    assert all(set(given) == {"prompts"} for _, given in calls), "a function has no tokens"
+
+
+def test_the_packages_rewards_judge_conversations_too(model, tokenizer):
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    rewards = {f.__name__: f for f in (conciseness, dialogue_share, length, sentence_length, Brevity(3))}
+    model = steered(llama(), task_type="CAUSAL_LM", objectives=list(rewards))
+    ask = partial(evaluate_front, model, rewards=rewards, preferences=np.eye(5), tokenizer=tokenizer, **TEXT)
+    assert np.array_equal(ask(prompts=chats).scores, ask(prompts=PROMPTS).scores)
 
 
 def test_model_and_generators_are_left_as_they_were(model, tokenizer):
@@ -245,25 +286,8 @@ def test_the_models_own_distribution_is_sampled(model, tokenizer):
     config.temperature, config.top_k, config.top_p, config.repetition_penalty, config.min_p = 0.1, 3, 0.5, 3.0, 0.5
     config.no_repeat_ngram_size, config.typical_p, config.do_sample = 1, 0.5, True
     same(ask(), plain)
-    greedy = Sampler(model, tokenizer, {"generation_config": GenerationConfig(**TEXT, repetition_penalty=1.0)})
-    assert "temperature" not in greedy.generation
+    greedy = SteeredModel(model, tokenizer, {"generation_config": GenerationConfig(**TEXT, repetition_penalty=1.0)})
     assert greedy.describe()["generation"]["generation_config"]["max_new_tokens"] == 6
-
-
-def test_what_ends_a_completion(model, tokenizer):
-    """An end token, one of several, or a stop that is no token; what follows is no part of it."""
-    preferences = np.repeat([[0.0, 1.0]], 5, axis=0)
-    answer = lambda **options: Sampler(model, tokenizer, {**TEXT, **options})(PROMPTS, preferences)  # noqa: E731
-    words = [text.split() for text in answer(eos_token_id=1).texts]
-    end = words[0][2]
-    expected = [row[: row.index(end) + 1] if end in row else row for row in words]
-    assert len({len(row) for row in expected}) > 1, "not all may end there"
-    first = answer(eos_token_id=WORDS[end])
-    assert [text.split() for text in first.texts] == expected
-    assert answer(eos_token_id=[WORDS[end], 1]) == first
-    assert answer(eos_token_id=1, stopping_criteria=[lambda ids, scores, **_: ids[:, -1] == WORDS[end]]) == first
-    model.generation_config.eos_token_id = WORDS[end]
-    assert answer() == first
 
 
 # Stopping and going on
@@ -338,6 +362,7 @@ def test_a_record_of_something_else_is_refused_by_name(model, tokenizer, tmp_pat
     other = {"a": Brevity(3), "b": brief}
     for arguments, options, found in (
         ((echo, PROMPTS[1:], REWARDS, GRID), {}, "prompts"),
+        ((echo, PROMPTS, REWARDS, GRID), {"columns": {"answer": PROMPTS}}, "prompts"),
         ((echo, PROMPTS, REWARDS, GRID[1:]), {}, "preferences"),
         ((echo, PROMPTS, other, GRID), {}, "rewards"),
         ((echo, PROMPTS, REWARDS, GRID), {"samples": 2, "seed": 1}, "samples, seed"),
@@ -395,6 +420,7 @@ def test_adapters_of_any_name_and_with_counted_objectives(tokenizer):
         ({"samples": 0}, ValueError, "`samples` must be at least 1, but got 0"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, but got 0"),
         ({"rewards": {"a": "org/m", "b": brief}}, TypeError, r"`rewards\['a'\]` must be a function.* but got 'org/m'"),
+        ({"columns": {"x": [1, 2]}}, ValueError, r"`columns\['x'\]` must have 5 values, but got 2"),
         ({"top_k": 3}, TypeError, "`generation` must be empty for a function, but got top_k"),
         ({"model": lambda p, w: p[1:]}, ValueError, "`model` must return 20 completions, but got 19"),
         (
@@ -418,27 +444,21 @@ def test_what_is_refused(changed, error, message):
         evaluate_front(**arguments)
 
 
-def test_models_that_are_refused(model, tokenizer):
+def test_models_that_are_refused(model, tokenizer, tmp_path):
     ask = partial(evaluate_front, prompts=PROMPTS, rewards=REWARDS, preferences=GRID)
     with pytest.raises(
         TypeError, match=r"`model` must be a `PeftModel` with a Panacea adapter, .* a LlamaForCausalLM"
     ):
         ask(llama(), tokenizer=tokenizer)
-    with pytest.raises(
-        ValueError, match="`tokenizer` must be given with a model and have a padding token, but got None"
-    ):
-        ask(model)
+    with pytest.raises(ValueError, match="`tokenizer` must be given and have a padding token, but got None"):
+        ask(model, record=tmp_path / "record")
+    assert not (tmp_path / "record").exists()
     with pytest.raises(ValueError, match="but got an encoder-decoder"):
         ask(steered(t5(), task_type="SEQ_2_SEQ_LM"), tokenizer=tokenizer)
     with pytest.raises(ValueError, match="one row of tokens for each of 15 prompts, but `generate` returned 30"):
         ask(model, tokenizer=tokenizer, num_return_sequences=2, max_new_tokens=2)
     with pytest.raises(ValueError, match=r"`preference` row 0 must have 2 non-negative entries that sum to 1"):
         evaluate_front(model, PROMPTS, REWARDS, [[1.0, 1.0]], tokenizer=tokenizer)
-    words = Tokenizer(models.WordLevel(WORDS, unk_token="[EOS]"))
-    with pytest.raises(ValueError, match=r"but got one without; set `tokenizer.pad_token = tokenizer.eos_token`"):
-        ask(model, tokenizer=PreTrainedTokenizerFast(tokenizer_object=words))
-    with pytest.raises(ValueError, match="`prompts` must have at least one token each, but got ''"):
-        ask(model, prompts=["w3", ""], tokenizer=PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]"))
     model.merge_adapter()
     with pytest.raises(RuntimeError, match="`model` must not be merged"):
         ask(model, tokenizer=tokenizer)

@@ -1,6 +1,7 @@
 """A front as numbers: by hand, against the metrics' own functions, and with intervals that hold what they promise."""
 
 import json
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -8,35 +9,14 @@ import pytest
 import torch
 
 from peft_panacea import metrics
-from peft_panacea.front import Front, nadir, over_seeds, uncertainty
+from peft_panacea.front import Front, uncertainty
 from peft_panacea.front.uncertainty import draws
-from peft_panacea.simplex import simplex_grid
-
-LINE = simplex_grid(2, 4).numpy().astype(float)
-TRIANGLE = simplex_grid(3, 2).numpy().astype(float)
+from small_fronts import LINE, TRIANGLE, UNITS, front
 
 
 @pytest.fixture
 def few_resamples(monkeypatch):
     monkeypatch.setattr(uncertainty, "RESAMPLES", 100)
-
-
-def front(*, seed=0, P=12, weights=LINE, gain=1.0, **others):
-    rng = np.random.default_rng(seed)
-    K, m = weights.shape
-    base = rng.normal(size=(P, m))
-    scores = base + gain * np.sqrt(weights)[:, None] + 0.3 * rng.normal(size=(K, P, m))
-    effects = {"length": rng.normal(20, 3, size=(K, P)), "KL": rng.uniform(0, 2, size=(K, P))}
-    common = {
-        "base": base,
-        "side_effects": effects,
-        "base_side_effects": {"length": rng.normal(18, 3, size=P), "KL": np.zeros(P)},
-        "details": {"seed": seed, "prompts": "p", "more": [np.float32(0.5), {"n": np.int64(3), "a": np.arange(2)}]},
-    }
-    return Front(["a", "b", "c"][:m], weights, scores, **{**common, **others})
-
-
-UNITS = {"normalisation": ([0.5, -1], [2, 0.25]), "reference": [-3, -2], "maximise": [True, False]}
 
 
 # Numbers
@@ -167,91 +147,15 @@ def test_few_prompts_have_intervals_too(few_resamples):
     constant = replace(few, scores=np.repeat(few.scores[:1], 5, axis=0))
     assert constant.metric_intervals()["monotonicity"] == (0, 0)
     assert constant.metric_intervals()["calibration"] == (0, 0)
+
+
+def test_one_prompt_has_metrics_but_no_intervals():
+    """A mean over held-out rows: nothing says how uncertain it is."""
     one = front(P=1)
-    assert np.array_equal(one.interval(), [one.values, one.values])
-    assert "mean length" in one.metric_intervals()
-
-
-# Against another front
-
-
-def test_a_front_does_not_differ_from_itself(few_resamples):
-    for name, row in front(**UNITS).compare(front(**UNITS)).items():
-        assert row["this"] == row["other"], name
-        assert row["difference"] == row["low"] == row["high"] == 0
-    assert front().compare(front())["coverage"]["this"] == 1
-
-
-def test_a_shifted_front_differs_by_the_shift(few_resamples):
-    """Exactly, in every resample: the noise of the prompts is common. In units of this front's normalisation."""
-    one = front(normalisation=([0, 0], [2, 2]), reference=[-9, -9])
-    other = replace(one, scores=one.scores + 0.5, normalisation=([7, 7], [5, 5]), reference=None)
-    report = other.compare(one, level=0.9, reference=[-9, -9])
-    assert report["inner product"]["difference"] == pytest.approx(0.5 / 5)
-    report = one.compare(other)
-    assert report["inner product"] == pytest.approx(
-        {
-            "this": one.metrics()["inner product"],
-            "other": one.metrics()["inner product"] + 0.25,
-            **dict.fromkeys(["difference", "low", "high"], -0.25),
-        }
-    )
-    assert report["coverage"]["this"] == 0
-    assert report["coverage"]["other"] == 1
-    assert report["hypervolume"]["high"] < 0
-    assert report["sparsity"]["low"] == pytest.approx(0, abs=1e-12)
-    assert "hypervolume is exact" not in report
-
-
-def test_fronts_of_other_preferences_can_be_compared(few_resamples):
-    one, other = front(), front(seed=1, weights=LINE[::2], base_side_effects={}, side_effects={})
-    report = one.compare(other)
-    assert report["hypervolume"]["other"] == pytest.approx(metrics.hypervolume(other.values, one.base_values))
-    assert report["coverage"]["this"] == metrics.coverage(one.values, other.values)
-    assert not {name for name in report if "length" in name or "KL" in name}
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (front(P=7), "`other` must be measured on the same 12 prompts, but has 7 and not the same"),
-        (front(details={"prompts": "q"}), "`other` must be measured on the same 12 prompts"),
-        (front(maximise=[True, False]), r"`other` must have the maximise \[True, True\], but got \[True, False\]"),
-        (front(weights=TRIANGLE), r"`other` must have the objectives \['a', 'b'\], but got \['a', 'b', 'c'\]"),
-    ],
-    ids=["fewer", "others", "directions", "objectives"],
-)
-def test_fronts_that_are_not_alike_are_refused(other, message, few_resamples):
-    with pytest.raises(ValueError, match=message):
-        front().compare(other)
-    if "prompts" not in message:
-        with pytest.raises(ValueError, match=message.replace("other", "fronts")):
-            nadir([front(), other])
-        with pytest.raises(ValueError, match=message.replace("other", "fronts")):
-            over_seeds([front(), other])
-    front().compare(front(details={}))  # nothing is known of its prompts
-
-
-def test_the_nadir_is_the_worst_of_all_points():
-    one = Front(["a", "b"], [[1, 0], [0, 1]], [[[1, 2]], [[3, 4]]], maximise=[True, False])
-    other = Front(["a", "b"], [[1, 0]], [[[2, 9]]], maximise=[True, False])
-    assert nadir([one]).tolist() == [1, 4]
-    assert nadir([one, other]).tolist() == nadir([other, one]).tolist() == [1, 9]
-    with pytest.raises(ValueError, match="`fronts` must hold at least one front, but got none"):
-        nadir([])
-
-
-def test_over_seeds_is_mean_and_standard_deviation():
-    fronts = [front(seed=i, normalisation=([0, 0], [1 + i, 1]), reference=[-4 - i, -4]) for i in range(3)]
-    alike = [replace(f, normalisation=fronts[0].normalisation, reference=[-4, -4]) for f in fronts]
-    volumes = [f.metrics()["hypervolume"] for f in alike]
-    found = over_seeds(fronts)
-    assert found["hypervolume"] == pytest.approx((np.mean(volumes), np.std(volumes, ddof=1)))
-    assert over_seeds(fronts, [-5, -5])["inner product"] == found["inner product"]
-    assert over_seeds(fronts, [-5, -5])["hypervolume"][0] > found["hypervolume"][0]
-    assert set(found) == set(fronts[0].metrics())
-    with pytest.raises(ValueError, match="`fronts` must be two or more for a standard deviation, but got one"):
-        over_seeds(fronts[:1])
+    assert one.metrics()["hypervolume"] > 0
+    for ask in (one.interval, one.metric_intervals):
+        with pytest.raises(ValueError, match="`scores` must have at least 2 prompts for intervals, but got 1"):
+            ask()
 
 
 # Elsewhere
@@ -310,8 +214,39 @@ def test_tensors_are_taken_and_half_precision_too():
     assert one.scores.dtype == one.preferences.dtype == np.float64
 
 
-def test_a_front_draws_itself():
-    assert [axes.get_xlabel() for axes in front().plot().axes if axes.get_xlabel()] == ["a"]
+@pytest.mark.parametrize(
+    "content",
+    ["no JSON", "[1]", '{"objectives": ["a"], "preferences": [[1]], "measured": [[2]]}', '{"format_version": 1}'],
+)
+def test_a_file_that_is_no_front_is_refused_by_name(content, tmp_path):
+    """Among them what the recipes once wrote under this name."""
+    path = tmp_path / "front.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"`path` must be a front that .* wrote, but .*front\.json is not"):
+        Front.from_json(path)
+
+
+def test_a_front_of_a_later_version_is_refused_by_name(tmp_path):
+    path = tmp_path / "front.json"
+    front().to_json(path)
+    content = json.loads(path.read_text())
+    assert content["format_version"] == 1
+    path.write_text(json.dumps(content | {"format_version": 2, "more": 1}))
+    with pytest.raises(ValueError, match=r"of format_version 1 or less, but .*front\.json has 2; a later version"):
+        Front.from_json(path)
+
+
+def test_what_is_not_installed_is_missed_by_the_command_that_installs_it(monkeypatch):
+    for package, ask in (
+        ("pandas", front().to_dataframe),
+        ("moocore", front().metrics),
+        ("scipy.spatial", lambda: front(weights=TRIANGLE).nearest({"a": 1})),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(
+            ModuleNotFoundError, match=rf"`{package}` must be installed .*`pip install peft-panacea\[eval\]`"
+        ):
+            ask()
 
 
 @pytest.mark.parametrize(
@@ -340,10 +275,6 @@ def test_what_is_no_front(changed, message):
 
 @pytest.mark.parametrize("level", [0, 1, 95])
 def test_what_is_no_level(level):
-    for ask in (
-        front().interval,
-        lambda x: front().metric_intervals(level=x),
-        lambda x: front().compare(front(), level=x),
-    ):
+    for ask in (front().interval, lambda x: front().metric_intervals(level=x)):
         with pytest.raises(ValueError, match=f"`level` must be between 0 and 1, but got {level}"):
             ask(level)

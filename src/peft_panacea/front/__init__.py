@@ -1,8 +1,19 @@
 """Measuring what a steerable model attains under every preference, and choosing one of them."""
 
 from .choose import Choice
+from .compare import compare, nadir, over_seeds
 from .measure import evaluate_front
+from .report import describe, describe_choice, describe_comparison
 from .result import Front
-from .summary import nadir, over_seeds
 
-__all__ = ["Choice", "Front", "evaluate_front", "nadir", "over_seeds"]
+__all__ = [
+    "Choice",
+    "Front",
+    "compare",
+    "describe",
+    "describe_choice",
+    "describe_comparison",
+    "evaluate_front",
+    "nadir",
+    "over_seeds",
+]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from ..extras import needs
 from .uncertainty import check_level, resampled_values
-
-if TYPE_CHECKING:
-    from .result import Front
 
 Array: TypeAlias = "np.ndarray"
 
@@ -45,18 +43,29 @@ class Choice:
 class Interpolation:
     """A front between its measured points, linear on a triangulation of the preferences.
 
+    Args:
+        objectives: The m names.
+        preferences: [K, m]
+        scores: [K, P, m]
+        maximise: [m]
+        level: Confidence of the bounds.
+
     Attributes:
         candidates: [Q, m]
         values: [Q, m]
         errors: Standard errors of the values, [Q, m].
+        sign: 1 where more is better, -1 where less is, [m].
     """
 
-    def __init__(self, front: Front, level: float) -> None:
+    def __init__(
+        self, objectives: Sequence[str], preferences: Array, scores: Array, maximise: Sequence[bool], level: float
+    ) -> None:
         check_level(level)
-        self.front, self.level = front, level
-        candidates, weights = _between(front.preferences)
-        self.candidates, self.values = candidates.round(7), weights @ front.values
-        resampled = np.einsum("qk,bkm->bqm", weights, resampled_values(front), optimize=True)
+        self.objectives, self.level = list(objectives), level
+        self.sign = np.where(maximise, 1.0, -1.0)
+        candidates, weights = _between(preferences)
+        self.candidates, self.values = candidates.round(7), weights @ scores.mean(axis=1)
+        resampled = np.einsum("qk,bkm->bqm", weights, resampled_values(scores), optimize=True)
         self.errors = resampled.std(axis=0)
         # In units of the standard error, how far the worst candidate of a resample is off: the max-t band.
         off = (resampled - self.values) / np.where(self.errors > 0, self.errors, np.inf)
@@ -64,9 +73,14 @@ class Interpolation:
 
     def worst(self, i: int) -> Array:
         """One-sided bounds of objective i, [Q], all of which hold at once with confidence `level`."""
-        sign = 1 if np.array(self.front.maximise)[i] else -1
-        c = np.quantile((self._above if sign > 0 else self._below)[:, i], self.level)
-        return self.values[:, i] - sign * c * self.errors[:, i]
+        off = self._above if self.sign[i] > 0 else self._below
+        return self.values[:, i] - self.sign[i] * np.quantile(off[:, i], self.level) * self.errors[:, i]
+
+    def index(self, argument: str, objective: str) -> int:
+        """The place of an objective that was named in `argument`."""
+        if objective not in self.objectives:
+            raise ValueError(f"`{argument}` must name objectives of {self.objectives}, but got {objective!r}.")
+        return self.objectives.index(objective)
 
     def choice(self, index: int) -> Choice:
         """What is known of one candidate."""
@@ -74,47 +88,37 @@ class Interpolation:
         value, width = self.values[index], c * self.errors[index]
         bounds = zip((value - width).tolist(), (value + width).tolist(), strict=True)
         rows = self.candidates[index].tolist(), value.tolist(), bounds
-        preference, expected, interval = (dict(zip(self.front.objectives, row, strict=True)) for row in rows)
+        preference, expected, interval = (dict(zip(self.objectives, row, strict=True)) for row in rows)
         return Choice(preference, expected, interval, self.level)
 
 
 def choose(between: Interpolation, maximise: str, subject_to: Mapping[str, float]) -> Choice:
     """See `Front.choose`."""
-    front = between.front
-    sign = np.where(front.maximise, 1.0, -1.0)
-    wanted = _index(front.objectives, "maximise", maximise)
+    wanted = between.index("maximise", maximise)
     allowed = np.ones(len(between.candidates), dtype=bool)
     for name, limit in subject_to.items():
-        i = _index(front.objectives, "subject_to", name)
-        better = sign[i] * between.worst(i)
-        meets = allowed & (better >= sign[i] * limit)
+        i = between.index("subject_to", name)
+        sign, worst = between.sign[i], between.worst(i)
+        meets = allowed & (sign * worst >= sign * limit)
         if not meets.any():
             others = "" if allowed.all() else " where the constraints before it are met"
             raise ValueError(
                 f"`subject_to` must be attainable with confidence {between.level:g}, but {name!r} is "
-                f"{sign[i] * better[allowed].max():.4g} at best{others}, not {limit:g}."
+                f"{sign * (sign * worst[allowed]).max():.4g} at best{others}, not {limit:g}."
             )
         allowed = meets
-    index = np.flatnonzero(allowed)[np.argmax(between.values[allowed, wanted] * sign[wanted])]
+    index = np.flatnonzero(allowed)[np.argmax(between.sign[wanted] * between.values[allowed, wanted])]
     return between.choice(int(index))
 
 
-def nearest(between: Interpolation, target: Mapping[str, float]) -> Choice:
-    """See `Front.nearest`."""
+def nearest(between: Interpolation, target: Mapping[str, float], unit: Array) -> Choice:
+    """See `Front.nearest`; distances of objective i are in units of unit[i], or as they are where that is 0."""
     if not target:
         raise ValueError("`target` must name at least one objective, but got none.")
-    front = between.front
-    columns = [_index(front.objectives, "target", name) for name in target]
-    unit = np.ptp(front.values, axis=0) if front.normalisation is None else front.normalisation[1]
+    columns = [between.index("target", name) for name in target]
     unit = np.where(unit > 0, unit, 1.0)
     distance = (between.values[:, columns] - np.array(list(target.values()))) / unit[columns]
     return between.choice(int(np.argmin((distance**2).sum(axis=1))))
-
-
-def _index(objectives: Sequence[str], argument: str, name: str) -> int:
-    if name not in objectives:
-        raise ValueError(f"`{argument}` must name objectives of {list(objectives)}, but got {name!r}.")
-    return list(objectives).index(name)
 
 
 def _between(preferences: Array) -> tuple[Array, Array]:
@@ -130,7 +134,8 @@ def _between(preferences: Array) -> tuple[Array, Array]:
         hats = np.stack([np.interp(positions, places, hat) for hat in np.eye(len(places))], axis=1)
         weights = np.concatenate([measured, hats[:, which] / count[which]])  # repeated measurements share the weight
         return weights @ preferences, weights
-    from scipy.spatial import Delaunay, QhullError  # an extra
+    with needs("eval"):
+        from scipy.spatial import Delaunay, QhullError
 
     try:
         cells = Delaunay(coordinates).simplices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,17 +14,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..completions import Prompt
 from ..rewards import Distinct, length
+from ..seeding import derive
+from .answers import Answers, SteeredFunction, SteeredModel, name_of
+from .processes import first_does, rank_and_size, share_out
+from .record import Item, Numbers, append_batch, open_record
 from .result import Front, double
-from .sampling import Answers, Prompt, Sampler
 
 Array: TypeAlias = "np.ndarray"
-
-Generate: TypeAlias = "Callable[[list[Prompt], Array | None], list[str]]"
-"""Takes B prompts and their preferences [B, m], or None for the model without adaptation; returns B completions."""
-
-Item: TypeAlias = tuple[int, int, int]
-"""Indices of preference, prompt and sample; the base model is preference -1."""
 
 
 def evaluate_front(
@@ -33,6 +32,7 @@ def evaluate_front(
     preferences: Any,
     *,
     tokenizer: Any = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
     samples: int = 1,
     batch_size: int = 64,
     seed: int = 0,
@@ -47,21 +47,28 @@ def evaluate_front(
     longest first. torch is seeded anew for each batch, so that a run that goes on from its record equals one that was
     never stopped, as far as models, functions and rewards draw from nothing else.
 
+    Where torch.distributed is initialised, every process must make the same call, with the model itself, not with its
+    `DistributedDataParallel`. They share the batches, process 0 writes the record, and all return the same front,
+    which is the one of a single process.
+
     Args:
         model: A `PeftModel` with a Panacea adapter, or a function (prompts, preferences [B, m]) → completions for
             anything else that can be steered; for the base model it is called with None in place of preferences.
         prompts: Texts, or conversations as lists of messages, for the tokenizer's chat template.
-        rewards: Objective → function (completions, prompts=…) → numbers, more is better; in the preferences' order.
+        rewards: Objective → function, in the preferences' order; more is better. Called as TRL does, `reward(
+            completions, prompts=…, completion_ids=…, **columns)`, for a finite number per completion. After a
+            conversation a completion is a list of one message. Only a model's completions have `completion_ids`.
         preferences: [K, m], such as `simplex_grid(m, n)`.
         tokenizer: The model's; only functions need none.
+        columns: Name → P values, such as reference answers; the rewards get those of their prompts.
         samples: Completions of each prompt under each preference.
-        batch_size: Completions at once.
+        batch_size: Completions at once, in each process.
         seed: Of the sampling; torch's own generator is left as it was.
         base: Whether to measure the model without its adapter as well. Its scores then are the front's `base`, and
             mean and standard deviation of its completions' scores the `normalisation`, unless one score never changes.
         record: A JSON-lines file to which completions and scores are appended as they come. The same call again goes
-            on where the last one stopped. The file of another adapter or other arguments is refused; of functions
-            nothing is known but their name, of a base model its path.
+            on where the last one stopped, on any number of processes. The file of another adapter or other arguments
+            is refused; of functions nothing is known but their name, of a base model its path.
         details: What else the front should say about itself.
         generation: For `generate`. By default the model's own distribution, 64 tokens at most.
 
@@ -73,10 +80,11 @@ def evaluate_front(
 
     Raises:
         TypeError: a model that cannot be steered, a reward that is no function, `generation` for a function.
-        ValueError: sizes below 1, no prompts, rewards that do not fit the preferences, or a record of something else.
+        ValueError: sizes below 1, no prompts, rewards that do not fit the preferences, columns that do not fit the
+            prompts, or a record of something else.
         RuntimeError: the model's adapter is merged.
     """
-    weights = double(preferences)
+    weights, columns = double(preferences), columns or {}
     if weights.ndim != 2 or weights.shape[1] != len(rewards) or not weights.size or not np.isfinite(weights).all():
         raise ValueError(f"`preferences` must be finite, of shape (K, {len(rewards)}), but got {weights.shape}.")
     for name, number in (("samples", samples), ("batch_size", batch_size), ("len(prompts)", len(prompts))):
@@ -85,58 +93,58 @@ def evaluate_front(
     for name, reward in rewards.items():
         if not callable(reward):
             raise TypeError(f"`rewards[{name!r}]` must be a function, such as a `Classifier`, but got {reward!r}.")
+    for name, column in columns.items():
+        if len(column) != len(prompts):
+            raise ValueError(f"`columns[{name!r}]` must have {len(prompts)} values, but got {len(column)}.")
     answer = _answerer(model, tokenizer, generation, list(rewards))
     settings = {
-        "prompts": _digest(list(prompts)),
-        "rewards": {objective: _name(reward) for objective, reward in rewards.items()},
+        "prompts": _digest([list(prompts), {k: list(v) for k, v in columns.items()}] if columns else list(prompts)),
+        "rewards": {objective: name_of(reward) for objective, reward in rewards.items()},
         "samples": samples,
         "batch_size": batch_size,
         "seed": seed,
         "base": base,
         **answer.describe(),
     }
-    batches = list(_batches(answer.lengths(prompts), len(weights), samples, batch_size, base))
+    numbered = list(enumerate(_batches(answer.lengths(prompts), len(weights), samples, batch_size, base)))
+    path = None if record is None else Path(record)
     record_of = {"objectives": list(rewards), "preferences": weights.tolist(), **settings}
-    known = _Record(None if record is None else Path(record), record_of)
-    todo = [(number, batch) for number, batch in enumerate(batches) if any(item not in known.rows for item in batch)]
-    for number, batch in tqdm(todo, desc="measuring", unit="batch", disable=not todo):
-        texts = [prompts[p] for _, p, _ in batch]
+    known = first_does(partial(open_record, path, record_of))
+    todo = [(number, batch) for number, batch in numbered if any(item not in known for item in batch)]
+
+    def measure(numbered_batch: tuple[int, list[Item]]) -> tuple[list[Item], list[str], list[Numbers]]:
+        number, batch = numbered_batch
+        asked = [prompts[p] for _, p, _ in batch]
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big"))
-            answers = answer(texts, None if batch[0][0] < 0 else weights[[k for k, _, _ in batch]])
-            known.append(batch, answers.texts, _scores(rewards, texts, answers.texts), answers.effects)
-    return _front(known.rows, weights, len(prompts), samples, list(rewards), {**settings, **(details or {})})
+            torch.manual_seed(derive(seed, "measure", number))
+            answers = answer(asked, None if _is_base(batch) else weights[[k for k, _, _ in batch]])
+            scores = _scores(rewards, asked, answers, {n: [c[p] for _, p, _ in batch] for n, c in columns.items()})
+        effects = {"length": length(answers.texts), "distinct-2": Distinct(2)(answers.texts), **answers.effects}
+        named = {**effects, **scores}
+        return batch, answers.texts, [{name: column[i] for name, column in named.items()} for i in range(len(batch))]
+
+    silent = not todo or rank_and_size()[0] > 0
+    with tqdm(total=len(todo), desc="measuring", unit="batch", disable=silent) as progress:
+        # Processes that share a model must run it equally often: with the adapter twice per batch, else once.
+        for of_base in (False, True):
+            for batch, texts, numbers in share_out(measure, [one for one in todo if _is_base(one[1]) == of_base]):
+                first_does(partial(append_batch, path, batch, texts, numbers))
+                known.update(zip(batch, numbers, strict=True))
+                progress.update()
+    return _front(known, weights, len(prompts), samples, list(rewards), {**settings, **(details or {})})
 
 
-class _Called:
-    """A function in place of a model."""
-
-    def __init__(self, function: Generate) -> None:
-        self.function = function
-
-    def describe(self) -> dict[str, Any]:
-        return {"model": _name(self.function)}
-
-    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Characters of every prompt."""
-        return [len(str(prompt)) for prompt in prompts]
-
-    def __call__(self, prompts: list[Prompt], preferences: Array | None) -> Answers:
-        texts = list(self.function(prompts, preferences))
-        if len(texts) != len(prompts):
-            raise ValueError(f"`model` must return {len(prompts)} completions, but got {len(texts)}.")
-        return Answers(texts, {})
-
-
-def _answerer(model: Any, tokenizer: Any, generation: dict[str, Any], objectives: list[str]) -> Sampler | _Called:
+def _answerer(
+    model: Any, tokenizer: Any, generation: dict[str, Any], objectives: list[str]
+) -> SteeredModel | SteeredFunction:
     if not isinstance(model, torch.nn.Module):
         if generation:
             raise TypeError(f"`generation` must be empty for a function, but got {', '.join(generation)}.")
-        return _Called(model)
-    sampler = Sampler(model, tokenizer, generation)
-    if set(sampler.objectives) == set(objectives) and sampler.objectives != objectives:
-        raise ValueError(f"`rewards` must be in the adapter's order {sampler.objectives}, but got {objectives}.")
-    return sampler
+        return SteeredFunction(model)
+    steered = SteeredModel(model, tokenizer, generation)
+    if set(steered.objectives) == set(objectives) and steered.objectives != objectives:
+        raise ValueError(f"`rewards` must be in the adapter's order {steered.objectives}, but got {objectives}.")
+    return steered
 
 
 def _batches(lengths: list[int], K: int, samples: int, size: int, base: bool) -> Iterator[list[Item]]:
@@ -148,72 +156,34 @@ def _batches(lengths: list[int], K: int, samples: int, size: int, base: bool) ->
             yield batch
 
 
-def _scores(rewards: Mapping[str, Any], prompts: list[Prompt], texts: list[str]) -> dict[str, list[float]]:
+def _is_base(batch: list[Item]) -> bool:
+    return batch[0][0] < 0
+
+
+def _scores(
+    rewards: Mapping[str, Any], prompts: list[Prompt], answers: Answers, columns: dict[str, list[Any]]
+) -> dict[str, list[float]]:
     """Objective → a number for each completion."""
-    found = {}
+    B = len(prompts)
+    completions = [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, answers.texts, strict=True)
+    ]
+    ids = {} if answers.token_ids is None else {"completion_ids": answers.token_ids}
+    scores = {}
     for name, reward in rewards.items():
-        column = np.asarray(reward(texts, prompts=prompts), dtype=float)
-        if column.shape != (len(texts),) or not np.isfinite(column).all():
+        column = np.asarray(reward(completions, prompts=prompts, **ids, **columns), dtype=float)
+        if column.shape != (B,) or not np.isfinite(column).all():
             raise ValueError(
-                f"`rewards[{name!r}]` must return a finite number for each of {len(texts)} completions, but got "
-                f"{column.shape if column.shape != (len(texts),) else column[~np.isfinite(column)][0]}."
+                f"`rewards[{name!r}]` must return a finite number for each of {B} completions, but got "
+                f"{column.shape if column.shape != (B,) else column[~np.isfinite(column)][0]}."
             )
-        found[name] = column.tolist()
-    return found
-
-
-class _Record:
-    """The numbers so far, by item, and a file of JSON lines: what is measured, then a batch in each line."""
-
-    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
-        self.path = path
-        self.rows: dict[Item, dict[str, float]] = {}
-        if path is None:
-            return
-        first = json.dumps(settings) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        content = path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]  # an interrupted write has no end of line
-        if not whole and not first.encode().startswith(content):
-            raise ValueError(f"`record` must be a file of this function, but {path} is not.")
-        for number, line in enumerate(whole.splitlines()):
-            if number == 0:
-                self._check(line, json.loads(first))
-            else:
-                self.rows.update((tuple(row["item"]), row["numbers"]) for row in json.loads(line))
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-        if not whole:
-            path.write_text(first, encoding="utf-8")
-
-    def _check(self, line: bytes, settings: dict[str, Any]) -> None:
-        try:
-            first = json.loads(line)
-        except ValueError:
-            first = None
-        if not isinstance(first, dict):
-            raise ValueError(f"`record` must be a file of this function, but {self.path} is not.")
-        differing = [key for key in {**first, **settings} if first.get(key) != settings.get(key)]
-        if differing:
-            raise ValueError(f"`record` must hold this measurement, but {self.path} has other {', '.join(differing)}.")
-
-    def append(
-        self, batch: list[Item], texts: list[str], scores: dict[str, list[float]], effects: dict[str, list[float]]
-    ) -> None:
-        """Keep a batch, in the file as one line, so that it is there whole or not at all."""
-        effects = {"length": length(texts), "distinct-2": Distinct(2)(texts), **effects, **scores}
-        rows = [{name: column[i] for name, column in effects.items()} for i in range(len(batch))]
-        if self.path is not None:
-            named = zip(batch, texts, rows, strict=True)
-            line = json.dumps([{"item": item, "text": text, "numbers": numbers} for item, text, numbers in named])
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        self.rows.update(zip(batch, rows, strict=True))
+        scores[name] = column.tolist()
+    return scores
 
 
 def _front(
-    rows: Mapping[Item, dict[str, float]],
+    rows: Mapping[Item, Numbers],
     preferences: Array,
     P: int,
     samples: int,
@@ -243,9 +213,5 @@ def _front(
     return Front(objectives, preferences, scores.mean(axis=2), **common)
 
 
-def _name(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

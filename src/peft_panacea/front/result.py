@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from ..extras import needs
 from .choose import Choice, Interpolation, choose, nearest
-from .summary import compare, summarise, summary_intervals
-from .uncertainty import bounds, resampled_values
+from .files import read_front, write_front
+from .summary import IS_EXACT, summarise, summarise_effects
+from .uncertainty import bounds, check_level, draws, resampled_values
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 Array: TypeAlias = "np.ndarray"
 
@@ -24,6 +24,9 @@ Array: TypeAlias = "np.ndarray"
 @dataclass(frozen=True, eq=False)
 class Front:
     """What each of K preferences over m objectives attains on each of P prompts.
+
+    One prompt is enough, such as a mean over held-out rows, but intervals need two: a bootstrap over prompts would not
+    see how uncertain one is.
 
     Anything array-like is taken for arrays. Preferences of less than double precision are rounded to 7 digits.
 
@@ -64,9 +67,10 @@ class Front:
         preferences, scores = double(self.preferences), np.asarray(self.scores, dtype=float)
         if preferences.ndim != 2 or preferences.shape[1] != m or not preferences.size:
             raise ValueError(f"`preferences` must have shape (K, {m}), but got {preferences.shape}.")
-        if scores.ndim != 3 or scores.shape[::2] != preferences.shape or not scores.size:
-            raise ValueError(f"`scores` must have shape ({len(preferences)}, P, {m}), but got {scores.shape}.")
-        K, P, _ = scores.shape
+        K = len(preferences)
+        P = scores.shape[1] if scores.ndim == 3 else 0
+        if P == 0 or scores.shape != (K, P, m):
+            raise ValueError(f"`scores` must have shape ({K}, P, {m}), but got {scores.shape}.")
         maximise = (self.maximise,) * m if isinstance(self.maximise, bool) else tuple(map(bool, self.maximise))
         if len(maximise) != m:
             raise ValueError(f"`maximise` must have {m} entries, but got {len(maximise)}.")
@@ -101,8 +105,12 @@ class Front:
         return None if self.base is None else self.base.mean(axis=0)
 
     def interval(self, level: float = 0.95) -> Array:
-        """Lower and upper bounds of `values`, [2, K, m]: percentile bootstrap, 1000 resamples of the prompts."""
-        return bounds(resampled_values(self), level)
+        """Lower and upper bounds of `values`, [2, K, m]: percentile bootstrap, 1000 resamples of the prompts.
+
+        Raises:
+            ValueError: a level that is none, or one prompt only.
+        """
+        return bounds(resampled_values(self.scores), level)
 
     # How good it is
 
@@ -115,12 +123,12 @@ class Front:
             ValueError: there is none of them.
         """
         base = None if self.base is None else self.base[prompts].mean(axis=0)
-        found = next((r for r in (reference, self.reference, base) if r is not None), None)
-        if found is None:
+        point = next((r for r in (reference, self.reference, base) if r is not None), None)
+        if point is None:
             raise ValueError("`reference` must be given for a front without `reference` and `base`, but got None.")
-        return _finite("reference", found, (len(self.objectives),))
+        return _finite("reference", point, (len(self.objectives),))
 
-    def metrics(self, reference: Any = None) -> dict[str, float]:
+    def metrics(self, reference: Any = None, prompts: Any = slice(None)) -> dict[str, float]:
         """Every metric of `peft_panacea.metrics` that one front has, by name, in units of the normalisation.
 
         Monotonicity is the mean over the objectives. A side effect is shown as its drift from the base model, or as
@@ -128,31 +136,30 @@ class Front:
 
         Args:
             reference: [m], in the units of the scores; None for the front's own, or the base model's values.
+            prompts: Indices of the prompts that count; normalisation and the base model's spread are those of all.
 
         Raises:
             ValueError: there is no reference point, or a preference was measured twice.
         """
-        return summarise(self, self.reference_point(reference), self.normalisation)
+        values, corner = self.scores[:, prompts].mean(axis=1), self.reference_point(reference, prompts)
+        how: dict[str, Any] = {"maximise": self.maximise, "normalisation": self.normalisation}
+        effects = summarise_effects(self.side_effects, self.base_side_effects, prompts)
+        return summarise(values, self.preferences, corner, **how) | effects
 
     def metric_intervals(self, reference: Any = None, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Lower and upper bound of every metric, by bootstrap over the prompts.
 
         A reference point that is the base model's values is resampled with the prompts; any other, the normalisation
         and the spread of the base model's side effects are held fixed. It takes 1000 times as long as `metrics`.
-        """
-        return summary_intervals(self, reference, level)
-
-    def compare(self, other: Front, reference: Any = None, level: float = 0.95) -> dict[str, dict[str, float]]:
-        """By metric: `this` front's, the `other`'s, the `difference`, and its `low` and `high` by paired bootstrap.
-
-        Both fronts are measured in units of this one's normalisation and by one reference point. Every resample of the
-        prompts is the same for both, so the prompts must be. Coverage is the share of the other's points that some
-        point here equals or dominates, and the other way round.
 
         Raises:
-            ValueError: other objectives, directions or prompts, or no reference point.
+            ValueError: as `metrics`, a level that is none, or one prompt only.
         """
-        return compare(self, other, reference, level)
+        check_level(level)
+        resampled = [self.metrics(reference, prompts) for prompts in draws(self.scores.shape[1])]
+        names = [name for name in resampled[0] if name != IS_EXACT]
+        low, high = bounds(np.array([[one[name] for name in names] for one in resampled]), level)
+        return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
     # Which preference
 
@@ -166,9 +173,10 @@ class Front:
             level: Confidence, by bootstrap over the prompts that were measured, of all bounds of an objective at once.
 
         Raises:
-            ValueError: unknown objectives, or constraints that no preference meets; the message says the best value.
+            ValueError: unknown objectives, one prompt only, or constraints that no preference meets; the message says
+                the best value.
         """
-        return choose(Interpolation(self, level), maximise, subject_to)
+        return choose(self._interpolation(level), maximise, subject_to)
 
     def nearest(self, target: Mapping[str, float], level: float = 0.95) -> Choice:
         """The preference whose expected values are nearest to `target`, objective → value.
@@ -176,35 +184,34 @@ class Front:
         The distance is Euclidean in units of the normalisation, or else of each objective's range on the front.
 
         Raises:
-            ValueError: unknown objectives, or none.
+            ValueError: unknown objectives, or none, or one prompt only.
         """
-        return nearest(Interpolation(self, level), target)
+        unit = np.ptp(self.values, axis=0) if self.normalisation is None else self.normalisation[1]
+        return nearest(self._interpolation(level), target, unit)
+
+    def _interpolation(self, level: float) -> Interpolation:
+        maximise: Any = self.maximise  # [m], whatever it was given as
+        return Interpolation(self.objectives, self.preferences, self.scores, maximise, level)
 
     # Elsewhere
 
-    def plot(self) -> Figure:
-        """See `peft_panacea.plots.plot_fronts`, which also draws several fronts."""
-        from ..plots import plot_fronts
-
-        return plot_fronts(self)
-
     def to_json(self, path: str | Path) -> None:
         """Write everything, arrays with 7 digits; the file appears whole or not at all."""
-        path = Path(path)
-        content = json.dumps({f.name: _plain(getattr(self, f.name)) for f in fields(self)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(content + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_front(Path(path), {f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def from_json(cls, path: str | Path) -> Front:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: the file is something else, or of a later version of this package.
+        """
+        return cls(**read_front(Path(path), [f.name for f in fields(cls)]))
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row for every preference and prompt: weights as `weight of <objective>`, scores, side effects."""
-        import pandas as pd
+        with needs("eval"):
+            import pandas as pd
 
         K, P, _ = self.scores.shape
         k, p = (index.ravel() for index in np.indices((K, P)))
@@ -232,16 +239,3 @@ def _finite(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     if not np.isfinite(array).all():
         raise ValueError(f"`{name}` must hold finite numbers, but got {array[~np.isfinite(array)][0]}.")
     return array
-
-
-def _plain(value: Any) -> Any:
-    """For JSON, at every depth: arrays as lists of numbers with 7 digits, NumPy's numbers as Python's."""
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist()) if value.dtype.kind != "f" else _rounded(value.tolist())
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value
-
-
-def _rounded(value: Any) -> Any:
-    return [_rounded(part) for part in value] if isinstance(value, list) else float(f"{value:.7g}")

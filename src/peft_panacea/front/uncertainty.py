@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from .result import Front
 
 Array: TypeAlias = "np.ndarray"
 
@@ -16,14 +13,20 @@ RESAMPLES = 1000
 
 
 def draws(P: int) -> Iterator[Array]:
-    """Resamples of P prompts as indices [P], always the same ones, so that two fronts are resampled alike."""
+    """Resamples of P prompts as indices [P], always the same ones, so that two fronts are resampled alike.
+
+    Raises:
+        ValueError: one prompt, which would be drawn every time.
+    """
+    if P < 2:
+        raise ValueError(f"`scores` must have at least 2 prompts for intervals, but got {P}.")
     rng = np.random.default_rng(0)
     return (rng.integers(P, size=P) for _ in range(RESAMPLES))
 
 
-def resampled_values(front: Front) -> Array:
-    """The mean scores of every resample, [resamples, K, m]."""
-    return np.stack([front.scores[:, prompts].mean(axis=1) for prompts in draws(front.scores.shape[1])])
+def resampled_values(scores: Array) -> Array:
+    """The mean scores of every resample, [resamples, K, m], from scores [K, P, m]."""
+    return np.stack([scores[:, prompts].mean(axis=1) for prompts in draws(scores.shape[1])])
 
 
 def check_level(level: float) -> None:

@@ -1,6 +1,9 @@
 """Figures of fronts and training logs, legible in print: plain matplotlib figures; pyplot is left alone."""
 
-from .fronts import plot_fronts
-from .training import plot_training
+from ..extras import needs
+
+with needs("eval"):
+    from .fronts import plot_fronts
+    from .training import plot_training
 
 __all__ = ["plot_fronts", "plot_training"]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import mpltern  # noqa: F401  (makes matplotlib know triangles)
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ..extras import needs
 from .style import (
     BASE,
     COLOURS,
@@ -60,6 +60,9 @@ def plot_two(methods: Methods) -> Figure:
 
 def plot_three(methods: Methods) -> Figure:
     """Three planes, and below them a triangle for every objective and method."""
+    with needs("eval"):
+        import mpltern  # noqa: F401  (makes matplotlib know triangles)
+
     front, rows = first(methods), len(methods)
     heights = [2.3, 1.0 + 1.75 * rows]
     figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), layout="constrained")
@@ -117,9 +120,10 @@ def _draw_plane(axes: Axes, methods: Methods, i: int, j: int, *, joined: bool) -
         values, low, high = (_in_order(seeds, array) for array in summary(seeds))
         x, y = values[:, i], values[:, j]
         reach = np.maximum([values - low, high - values], 0)
-        axes.errorbar(
-            x, y, reach[:, :, j], reach[:, :, i], fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6, zorder=1
-        )
+        if reach.any():
+            axes.errorbar(
+                x, y, reach[:, :, j], reach[:, :, i], fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.6, zorder=1
+            )
         if single:
             axes.plot(x, y, color="0.7", linewidth=1 if joined else 0, zorder=1)
             weights = _in_order(seeds, np.asarray(seeds[0].preferences))[:, i]
@@ -170,11 +174,14 @@ def _draw_legend(figure: Figure, methods: Methods, *, joined: bool) -> None:
     if any(front.base is not None for seeds in methods.values() for front in seeds):
         handles.append(Line2D([], [], color="black", linestyle="none", marker="*", markersize=9, mfc="none"))
         labels.append("base model")
-    handles.append(Line2D([], [], color="0.5", linestyle="none", marker="+", markersize=10))
-    labels.append(bars(methods))
+    if bars(methods):
+        handles.append(Line2D([], [], color="0.5", linestyle="none", marker="+", markersize=10))
+        labels.append(bars(methods))
     if joined and _has_small_planes(methods):
         handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle=":"))
         labels.append("means, in the small panels")
+    if not handles:
+        return
     figure.legend(
         handles,
         labels,

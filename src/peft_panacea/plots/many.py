@@ -68,13 +68,15 @@ def _draw_vertices(
             colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
             axes.plot(gain[k], linewidth=0.9, alpha=0.7, color=colour, linestyle=LINES[k % len(LINES)])
             bar = np.maximum([[gain[k, i] - low[k, i]], [high[k, i] - gain[k, i]]], 0)
-            axes.errorbar(i, gain[k, i], bar, color=colour, marker=marker, markersize=6, mfc="none", capsize=3)
+            drawn = {"yerr": bar} if reach else {}
+            axes.errorbar(i, gain[k, i], color=colour, marker=marker, markersize=6, mfc="none", capsize=3, **drawn)
         axes.grid(axis="x", color="0.9")
         axes.set_title(shorten(label, 80), fontsize=FONT)
         axes.set_ylabel("gain", fontsize=FONT)
         axes.tick_params(labelsize=FONT)
     panels[-1].set_xticks(range(len(names)), names, rotation=90)
-    figure.suptitle(f"A line: all weight on the objective with its marker. Bar: {reach}.", fontsize=FONT)
+    said = f" Bar: {reach}." if reach else ""
+    figure.suptitle(f"A line: all weight on the objective with its marker.{said}", fontsize=FONT)
 
 
 def _gains(methods: Methods) -> tuple[dict[str, tuple[np.ndarray, ...]], str]:

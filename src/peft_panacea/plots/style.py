@@ -28,6 +28,8 @@ class FrontLike(Protocol):
     @property
     def preferences(self) -> np.ndarray: ...
     @property
+    def scores(self) -> np.ndarray: ...
+    @property
     def maximise(self) -> Any: ...  # [m]
     @property
     def base(self) -> np.ndarray | None: ...
@@ -48,15 +50,30 @@ def is_single(methods: Methods) -> bool:
 
 
 def summary(seeds: list[FrontLike]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values and their lower and upper bounds, [K, m] each; of one seed its interval, of several mean and range."""
+    """Values and their lower and upper bounds, [K, m] each.
+
+    Of several seeds these are mean and range, of one its interval, which is nothing around a front of one prompt.
+    """
     values = np.stack([np.asarray(front.values) for front in seeds])
-    low, high = np.asarray(seeds[0].interval()) if len(seeds) == 1 else (values.min(axis=0), values.max(axis=0))
+    low, high = values.min(axis=0), values.max(axis=0)
+    if len(seeds) == 1 and _has_interval(seeds[0]):
+        low, high = np.asarray(seeds[0].interval())
     return values.mean(axis=0), low, high
 
 
 def bars(methods: Methods) -> str:
-    counts = {len(seeds) > 1 for seeds in methods.values()}
-    return " or ".join("range over seeds" if several else "95 % interval over prompts" for several in sorted(counts))
+    """What the bars are; empty if there are none."""
+    kinds = set()
+    for seeds in methods.values():
+        if len(seeds) > 1:
+            kinds.add("range over seeds")
+        elif _has_interval(seeds[0]):
+            kinds.add("95 % interval over prompts")
+    return " or ".join(sorted(kinds))
+
+
+def _has_interval(front: FrontLike) -> bool:
+    return np.shape(front.scores)[1] > 1
 
 
 def colour_bar(figure: Any, image: Any, axes: list[Axes], label: str, location: str = "right") -> None:

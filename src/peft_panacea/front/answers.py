@@ -1,0 +1,121 @@
+"""What answers the prompts of a measurement: a model with a Panacea adapter, or a function."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import peft
+import torch
+import transformers
+from peft import PeftModel, get_peft_model_state_dict
+
+from ..completions import Prompt, check_can_sample, eval_mode, generation_options, log_probabilities, sample, tokenize
+from ..tuner.steering import get_objectives
+
+Array: TypeAlias = "np.ndarray"
+
+Generate: TypeAlias = "Callable[[list[Prompt], Array | None], list[str]]"
+"""Takes B prompts and their preferences [B, m], or None for the model without adaptation; returns B completions."""
+
+
+@dataclass
+class Answers:
+    """The texts of B completions, by name B numbers about them, and of a model their tokens."""
+
+    texts: list[str]
+    effects: dict[str, list[float]]
+    token_ids: list[list[int]] | None = None
+
+
+class SteeredFunction:
+    """A function in place of a model."""
+
+    def __init__(self, function: Generate) -> None:
+        self.function = function
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": name_of(self.function)}
+
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Characters of every prompt."""
+        return [len(str(prompt)) for prompt in prompts]
+
+    def __call__(self, prompts: list[Prompt], preferences: Array | None) -> Answers:
+        texts = list(self.function(prompts, preferences))
+        if len(texts) != len(prompts):
+            raise ValueError(f"`model` must return {len(prompts)} completions, but got {len(texts)}.")
+        return Answers(texts, {})
+
+
+class SteeredModel:
+    """A decoder-only `PeftModel` with a Panacea adapter; its mode and its preference are left as they are.
+
+    Raises:
+        TypeError: the model is something else.
+        ValueError: it is an encoder-decoder, or the tokenizer has no padding token.
+        RuntimeError: an adapter is merged.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, generation: dict[str, Any]) -> None:
+        if not (isinstance(model, PeftModel) and hasattr(model, "set_preference")):
+            raise TypeError(
+                "`model` must be a `PeftModel` with a Panacea adapter, or a function, but got a "
+                f"{type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__} without."
+            )
+        if any(getattr(module, "merged", False) for module in model.modules()):
+            raise RuntimeError("`model` must not be merged, but it is; call `unmerge_adapter` first.")
+        check_can_sample(model, tokenizer)
+        self.model, self.tokenizer, self.generation = model, tokenizer, generation
+        self.objectives = get_objectives(model)
+
+    def describe(self) -> dict[str, Any]:
+        """What is measured, as JSON; the adapter by a digest of its weights."""
+        name = self.model.active_adapter
+        digest = hashlib.sha256(str(self.model.peft_config[name].scaling).encode())
+        for key, tensor in sorted(get_peft_model_state_dict(self.model, adapter_name=name).items()):
+            whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # it may be a shard
+            content = whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(key.encode() + content.numpy().tobytes())
+        return {
+            "model": getattr(self.model.get_base_model(), "name_or_path", ""),
+            "adapter": digest.hexdigest()[:16],
+            "generation": {k: _described(value) for k, value in generation_options(**self.generation).items()},
+            "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
+        }
+
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Tokens of every prompt."""
+        return [len(tokenize(self.tokenizer, prompt)) for prompt in prompts]
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[Prompt], preferences: Array | None) -> Answers:
+        """Complete B prompts under their preferences [B, m], or without the adapter if None."""
+        with eval_mode(self.model):
+            with self.model.disable_adapter() if preferences is None else nullcontext():
+                answers = sample(self.model, self.tokenizer, prompts, preferences, **self.generation)
+                steered = log_probabilities(self.model, answers, preferences)
+            with self.model.disable_adapter():
+                base = steered if preferences is None else log_probabilities(self.model, answers)
+        tokens = answers.completion.sum(1).clamp(min=1)
+        effects = {"log-perplexity": -base.sum(1) / tokens, "KL": (steered - base).sum(1)}
+        return Answers(answers.texts, {name: e.tolist() for name, e in effects.items()}, answers.token_ids)
+
+
+def name_of(function: Any) -> str:
+    """All that is known of a function, or of an object that can be called."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _described(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError:
+        return type(value).__name__
