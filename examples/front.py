@@ -1,18 +1,18 @@
-"""Measure what a trained Panacea adapter attains under every preference of a grid, and choose one of them.
+r"""Measure what a trained Panacea adapter attains under every preference of a grid, and choose one of them.
 
-    python examples/front.py examples/storyteller/adapter --rewards cheerful=styles.cheerful brief=styles.brief
+    python examples/front.py examples/storyteller/adapter \
+        --rewards cheerful=valence=examples/storyteller/lexicon.txt brief=brevity=8
 
 Writes `front.json` and `front.png` to `--output` and prints the values and the metrics. The same command again goes on
 where the last one stopped, from `completions.jsonl`, so that other questions cost nothing:
 
-    python examples/front.py … --choose cheerful --subject_to brief=0.5 --compare another/front.json
+    python examples/front.py … --choose cheerful --subject_to brief=-20 --compare another/front.json
 
-A reward is a function of `peft_panacea.rewards` or of your own (`module.function`), or a classifier in a folder or on
+A reward is a function of `peft_panacea.rewards` or of your own (`FILE.py:FUNCTION`), or a classifier in a folder or on
 the Hub, see `peft_panacea.rewards.load_reward`; more is better.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftConfig
 from transformers import AutoTokenizer
 
+from peft_panacea import get_objectives, simplex_grid
+from peft_panacea.data import json_prompts
 from peft_panacea.front import Front, compare, describe, describe_choice, describe_comparison, evaluate_front
 from peft_panacea.plots import plot_fronts
-from peft_panacea.rewards import Classifier, load_reward
-from peft_panacea.simplex import simplex_grid
+from peft_panacea.rewards import load_reward
 
 STORYTELLER = Path(__file__).resolve().parent / "storyteller"
 
@@ -38,9 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the front of a trained Panacea adapter.")
     parser.add_argument("adapter", help="Hub name or folder; its configuration says what the base model is")
     parser.add_argument("--rewards", type=pair, nargs="+", required=True, metavar="OBJECTIVE=REWARD")
-    parser.add_argument(
-        "--prompts", type=Path, help="JSON list of prompts, or JSON lines with `prompt`; not for training"
-    )
+    parser.add_argument("--prompts", type=Path, help="JSON file of prompts or of rows with `prompt`, none trained on")
     parser.add_argument("--steps", type=int, default=10, help="steps of the grid from one objective to another")
     parser.add_argument("--samples", type=int, default=4, help="completions of a prompt under a preference")
     parser.add_argument("--batch_size", type=int, default=256)
@@ -59,8 +58,7 @@ def read_prompts(path: Path | None, adapter: str) -> list[Any]:
         if STORYTELLER not in Path(adapter).resolve().parents:
             raise SystemExit(f"`--prompts` must be given for an adapter that is not in {STORYTELLER}.")
         path = STORYTELLER / "held_out.json"
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line)["prompt"] for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    return json_prompts(path)
 
 
 def main() -> None:
@@ -72,11 +70,10 @@ def main() -> None:
     model = AutoPeftModelForCausalLM.from_pretrained(args.adapter).to("cuda" if torch.cuda.is_available() else "cpu")
     if model.num_parameters() < 10_000_000:
         torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
-    specs, objectives = dict(args.rewards), model.active_peft_config.objective_names
+    specs, objectives = dict(args.rewards), get_objectives(model)
     if sorted(specs) != sorted(objectives):
         raise SystemExit(f"`--rewards` must name the adapter's objectives, {objectives}, but got {[*specs]}.")
     rewards = {name: load_reward(specs[name], tokenizer) for name in objectives}
-    rewards = {name: Classifier(r) if isinstance(r, str) else r for name, r in rewards.items()}
     grid = simplex_grid(len(objectives), args.steps)
     settings = {name: getattr(args, name) for name in ("samples", "batch_size", "seed", "max_new_tokens")}
     settings |= {"tokenizer": tokenizer, "record": args.output / "completions.jsonl"}

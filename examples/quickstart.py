@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, logging
+from transformers import AutoTokenizer, logging, set_seed
 from trl import RLOOConfig, RLOOTrainer
 
 from peft_panacea import PanaceaConfig, simplex_grid
@@ -58,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    set_seed(args.seed)
     files = [args.prompts] if args.prompts else [STORYTELLER / "prompts.json", STORYTELLER / "held_out.json"]
     prompts = [prompt for file in files for prompt in json.loads(file.read_text(encoding="utf-8"))]
     train, held_out = Dataset.from_dict({"prompt": prompts[:-HELD_OUT]}), prompts[-HELD_OUT:]
@@ -70,8 +71,9 @@ def main() -> None:
         model=args.model,
         args=RLOOConfig(
             str(args.output), max_steps=args.steps, per_device_train_batch_size=64, num_generations=8, top_k=0,
-            max_completion_length=64, beta=0.3, learning_rate=3e-3, warmup_steps=5, seed=args.seed, logging_steps=10,
-            save_strategy="no", report_to=[], bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False,
+            max_completion_length=64, beta=0.3, learning_rate=3e-3, warmup_steps=5, seed=args.seed, report_to=[],
+            per_device_eval_batch_size=512, logging_strategy="no", save_strategy="no",
+            bf16=False, gradient_checkpointing=False, dataloader_pin_memory=False,
         ),
         reward_funcs=list(rewards.values()),
         train_dataset=train,
@@ -87,11 +89,16 @@ def main() -> None:
     trainer.model.save_pretrained(args.output)
 
     model = AutoPeftModelForCausalLM.from_pretrained(args.output).to(trainer.model.device)
-    print(f"\nOne prompt under five preferences:\n\n  {held_out[0]}")
+    print("\nOne prompt under five preferences, of nine answers the one in the middle by reward:")
+    print(f"\n  {held_out[0]}")
     five = simplex_grid(2, 4).flip(0)
     torch.manual_seed(args.seed)
-    answers = sample(model, tokenizer, held_out[:1] * len(five), preference=five).texts
-    for (cheerful, brief), answer in zip(five.tolist(), answers, strict=True):
+    answers = sample(model, tokenizer, held_out[:1] * 45, preference=five.repeat_interleave(9, dim=0)).texts
+    mean, std = trainer.reward_normalisation
+    scores = torch.tensor([reward(answers) for reward in rewards.values()]).T
+    utility = ((scores - mean) / std).view(5, 9, 2).mul(five[:, None]).sum(dim=-1)
+    for i, (cheerful, brief) in enumerate(five.tolist()):
+        answer = answers[9 * i + int(utility[i].median(dim=0).indices)]
         print(f"\n  cheerful {cheerful:.2f}, brief {brief:.2f}: {answer.strip() or '(ends here)'}")
     print()
 

@@ -52,7 +52,8 @@ def imports(name: str) -> set[str]:
             continue
         base = [part for part in base if part]
         for alias in node.names:
-            candidates = ("/".join(parts) for parts in ([*base, alias.name], base, [*base, "__init__"]))
+            named = [*base, alias.name]
+            candidates = ("/".join(parts) for parts in (named, [*named, "__init__"], base, [*base, "__init__"]))
             found.add(next(candidate for candidate in candidates if candidate in FILES))
     return found
 

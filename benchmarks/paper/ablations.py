@@ -25,9 +25,8 @@ from peft_panacea.simplex import PreferenceSampler
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from methods import soup
-from stories import Settings
-
 from sft import SFT, STYLES, PanaceaSFTTrainer
+from stories import Settings
 
 SEEDS = (10,)
 OWN = Settings(r=2, preference_rank=8)

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
-from stories import QUIET, Settings, Stories
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
-from variants import change
 
 from peft_panacea.completions import sample
 from peft_panacea.front import Front
 from peft_panacea.rewards import Brevity, Valence
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveLossMixin, PreferenceArguments
+from stories import QUIET, Settings, Stories
+from variants import change
 
 ROWS, ANSWERS, BETA = 16, 4, 0.1
 

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
-from stories import QUIET, Settings, Stories
 from transformers import set_seed
 from trl import RLOOConfig, RLOOTrainer
-from variants import change
 
 from peft_panacea.front import Front, evaluate_front
 from peft_panacea.rewards import Brevity, Valence, dialogue_share
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveRewardMixin, PreferenceArguments
+from stories import QUIET, Settings, Stories
+from variants import change
 
 ROWS, GROUP, TOKENS, BETA = 64, 4, 48, 0.1
 

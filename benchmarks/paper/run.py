@@ -36,12 +36,11 @@ import peft_panacea
 from peft_panacea.front import Front
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from dpo import DPO
 from methods import soup, soup_of_factors
 from rl import RL
-from stories import Settings
-
-from dpo import DPO
 from sft import SFT
+from stories import Settings
 
 EXPERIMENTS: dict[str, Callable[[Path], Any]] = {
     "rl2": lambda shared: RL(shared, ["valence", "brevity"]),

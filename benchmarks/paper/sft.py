@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
-from stories import QUIET, Settings, Stories
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
-from variants import change
 
 from peft_panacea.front import Front
 from peft_panacea.simplex import PreferenceSampler, simplex_grid
 from peft_panacea.training import ObjectiveLossMixin, PreferenceArguments
+from stories import QUIET, Settings, Stories
+from variants import change
 
 LENGTH, SENTENCES = 80, 2
 

@@ -2,10 +2,10 @@
 
 import torch
 from peft import PeftModel
-from stories import Settings
 from torch import Tensor, nn
 
 from peft_panacea.tuner import PanaceaSVD
+from stories import Settings
 
 
 class Bilinear(PanaceaSVD):

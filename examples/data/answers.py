@@ -1,6 +1,6 @@
-"""Make training data for the other recipes from a model's own answers, judged by reward functions.
+"""Make training data for the recipes from a model's own answers, judged by reward functions.
 
-    python examples/answers.py --config examples/storyteller/answers.yaml
+    python examples/data/answers.py --config examples/storyteller/answers.yaml
 
 Writes `answers.jsonl`, every prompt with its answers and their scores, for DPO, and `best.jsonl`, for every prompt and
 objective the answer that it scores highest, for SFT.
@@ -15,17 +15,19 @@ from tqdm.auto import trange
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import TrlParser
 
-from peft_panacea.rewards import Classifier, load_reward
-from recipe import RecipeArguments
+from peft_panacea.completions import sample
+from peft_panacea.data import json_prompts
+from peft_panacea.rewards import load_reward
 
 
 @dataclass
-class AnswerArguments(RecipeArguments):
-    """The recipe's model, objectives and data (prompts), and what is made of them."""
+class AnswerArguments:
+    """What is asked, who answers, who judges."""
 
-    rewards: list[str] = field(
-        default_factory=list, metadata={"help": "A reward per objective, see `peft_panacea.rewards.load_reward`."}
-    )
+    model_name_or_path: str = field(metadata={"help": "Causal language model, on the Hub or in a folder."})
+    objectives: list[str] = field(metadata={"help": "Names of the objectives, in the order of the rewards."})
+    rewards: list[str] = field(metadata={"help": "One for each objective, see `peft_panacea.rewards.load_reward`."})
+    data: Path = field(metadata={"help": "JSON file of prompts, texts or conversations."})
     output_dir: Path = field(default=Path("runs/answers"))
     answers: int = field(default=8, metadata={"help": "Answers to each prompt."})
     max_new_tokens: int = 64
@@ -41,30 +43,32 @@ def main() -> None:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if model.num_parameters() < 10_000_000:
         torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path, padding_side="left")
-    loaded = (load_reward(spec, tokenizer) for spec in args.rewards)
-    rewards = [Classifier(reward) if isinstance(reward, str) else reward for reward in loaded]
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    rewards = [load_reward(spec, tokenizer) for spec in args.rewards]
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    prompts = args.prompts()["prompt"]
+    prompts = json_prompts(args.data)
     per_batch = max(1, args.batch_size // args.answers)
     with (args.output_dir / "answers.jsonl").open("w") as every, (args.output_dir / "best.jsonl").open("w") as best:
         for start in trange(0, len(prompts), per_batch, desc="answering", unit="batch"):
             some = prompts[start : start + per_batch]
-            inputs = tokenizer([p for p in some for _ in range(args.answers)], return_tensors="pt", padding=True)
-            inputs.pop("token_type_ids", None)
-            inputs = inputs.to(model.device)
-            ids = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=args.max_new_tokens)
-            # Decoded with the prompt and then cut, because alone an answer may lose its leading space.
-            before, whole = (tokenizer.batch_decode(t, skip_special_tokens=True) for t in (inputs["input_ids"], ids))
-            texts = [text[len(prompt) :] for prompt, text in zip(before, whole, strict=True)]
-            scores = list(zip(*(reward(texts) for reward in rewards), strict=True))
+            asked = [prompt for prompt in some for _ in range(args.answers)]
+            answers = sample(model, tokenizer, asked, max_new_tokens=args.max_new_tokens)
+            # A conversation is answered by a message, as TRL's trainers have it.
+            texts = [
+                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+                for prompt, text in zip(asked, answers.texts, strict=True)
+            ]
+            judged = [reward(texts, prompts=asked, completion_ids=answers.token_ids) for reward in rewards]
+            scores = [dict(zip(args.objectives, row, strict=True)) for row in zip(*judged, strict=True)]
             for i, prompt in enumerate(some):
                 group = slice(i * args.answers, (i + 1) * args.answers)
-                named = [dict(zip(args.objectives, row, strict=True)) for row in scores[group]]
-                row = {"prompt": prompt, "responses": texts[group], "scores": named}
+                row = {"prompt": prompt, "responses": texts[group], "scores": scores[group]}
                 every.write(json.dumps(row) + "\n")
                 for name in args.objectives:
-                    _, winner = max((row[name], text) for row, text in zip(named, texts[group], strict=True))
+                    winner = max(zip(scores[group], texts[group], strict=True), key=lambda pair, of=name: pair[0][of])[
+                        1
+                    ]
                     best.write(json.dumps({"prompt": prompt, "completion": winner, "objective": name}) + "\n")
     print(f"Wrote answers.jsonl and best.jsonl to {args.output_dir}")
 

@@ -1,6 +1,6 @@
 """Train a small reward model on two files of sentences, in less than a minute on one CPU core.
 
-    python examples/reward_model.py --positive rt-polarity.pos --negative rt-polarity.neg --encoding latin-1
+    python examples/data/reward_model.py --positive rt-polarity.pos --negative rt-polarity.neg --encoding latin-1
 
 Prints the accuracy on sentences that were held out, and writes a folder that TRL's trainers take as a reward, as does
 `peft_panacea.rewards.load_reward`. The reward is the logit: the log-odds that a text is positive.

@@ -2,8 +2,8 @@ r"""RL with GRPO or RLOO: one reward per objective, one preference per prompt, o
 
     python examples/recipes/rlhf.py rloo --config examples/storyteller/rlhf.yaml
 
-Any causal language model will do. A reward is a function of `peft_panacea.rewards` or of your own (`FILE.py:FUNCTION`), or
-a classifier in a folder or on the Hub:
+Any causal language model will do. A reward is a function of `peft_panacea.rewards` or of your own
+(`FILE.py:FUNCTION`), or a classifier in a folder or on the Hub:
 
     accelerate launch examples/recipes/rlhf.py grpo --model_name_or_path Qwen/Qwen3-0.6B --data trl-lib/tldr \
         --objectives faithful concise --rewards my-org/faithfulness-reward conciseness --output_dir runs/tldr

@@ -1,4 +1,4 @@
-"""Ten styles of a tiny story, as rewards from 0 to 1: `--rewards styles.cheerful styles.gloomy …`."""
+"""Ten styles of a tiny story, as rewards from 0 to 1: `--rewards examples/storyteller/styles.py:cheerful …`."""
 
 import re
 import sys
@@ -7,7 +7,7 @@ from typing import Any
 
 from peft_panacea.rewards import dialogue_share, length
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "storyteller"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 import grammar
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,11 +98,10 @@ def sample(
     check_can_sample(model, tokenizer)
     rows = [tokenize(tokenizer, prompt) for prompt in prompts]
     before, mask = (part.to(model.device) for part in _padded(rows, tokenizer.pad_token_id, left=True))
-    options = generation_options(**generation)
-    needed = {"pad_token_id": tokenizer.pad_token_id, "tokenizer": tokenizer}  # the latter for `stop_strings`
+    options = _padding_with(tokenizer.pad_token_id, generation_options(**generation))
     steered = {} if preference is None else {"preference": preference}
-    with eval_mode(model):
-        ids = model.generate(input_ids=before, attention_mask=mask, **needed, **options, **steered)
+    with eval_mode(model):  # `stop_strings` want the tokenizer
+        ids = model.generate(input_ids=before, attention_mask=mask, tokenizer=tokenizer, **options, **steered)
     if not isinstance(ids, Tensor) or len(ids) != len(rows):
         raise ValueError(
             f"`generation` must leave one row of tokens for each of {len(rows)} prompts, but `generate` returned "
@@ -236,6 +236,16 @@ def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Ten
     ids = [[pad] * n + row if left else row + [pad] * n for n, row in zip(fill, rows, strict=True)]
     mask = [[0] * n + [1] * len(row) if left else [1] * len(row) + [0] * n for n, row in zip(fill, rows, strict=True)]
     return torch.tensor(ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
+
+
+def _padding_with(pad: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The options with this padding token, in their `generation_config` if they have one, of which a copy is made."""
+    config = options.get("generation_config")
+    if config is None:
+        return {**options, "pad_token_id": pad}
+    config = copy.copy(config)
+    config.pad_token_id = pad
+    return {**options, "generation_config": config}
 
 
 def _ends(model: Any, tokenizer: Any, options: dict[str, Any]) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from .files import check_text, read_json
 from .shapes import Text
@@ -13,9 +14,9 @@ def json_prompts(path: str | Path) -> list[Text]:
     """Read the different prompts of a JSON file, in order.
 
     Args:
-        path: A ``.jsonl`` file with one prompt on every line, or any other with a list of them. A prompt is a string, a
-            list of messages with `role` and `content`, or an object with one of these as `prompt`; all are strings or
-            all are messages.
+        path: A ``.jsonl`` file with one prompt on every line, or any other with a list of them. A prompt is a string,
+            a list of messages with `role` and `content`, or an object with one of these as `prompt`; all are strings
+            or all are messages.
 
     Raises:
         ValueError: a file that is not JSON or has no prompts, or something else in a row; the message names the file,
@@ -24,7 +25,7 @@ def json_prompts(path: str | Path) -> list[Text]:
     prompts: dict[str, Text] = {}
     kind: type | None = None
     for number, row in read_json(Path(path)):
-        prompt = row.get("prompt") if isinstance(row, dict) else row
+        prompt: Any = row.get("prompt") if isinstance(row, dict) else row
         kind = kind or type(prompt)
         try:
             check_text("prompt", prompt, kind)

@@ -50,4 +50,3 @@ def register() -> None:
     register_peft_method(name="panacea", config_cls=PanaceaConfig, model_cls=PanaceaModel)
     _accept_preference_keyword(PanaceaConfig)
     load_whole_or_not_at_all()
-

@@ -72,8 +72,8 @@ def set_preference(
 ) -> None:
     """Steer `model` to `preference` from the next call on, for everyone. Costs nothing and never copies weights.
 
-    A `with` block of `preference` and `preference=` in a call go before it, in their own thread or asyncio task. A call
-    of a `PeftModel` that is running keeps the preference that it began with. Models that got the adapter by
+    A `with` block of `preference` and `preference=` in a call go before it, in their own thread or asyncio task. A
+    call of a `PeftModel` that is running keeps the preference that it began with. Models that got the adapter by
     `inject_adapter_in_model` or by transformers' `add_adapter` are steered as well.
 
     Args:
