@@ -20,7 +20,7 @@ ALLOWED = {
     "extras": set(),
     "front": {"completions", "extras", "metrics", "rewards", "seeding", "tuner"},
     "metrics": {"extras"},
-    "plots": {"extras", "front", "metrics"},
+    "plots": {"extras", "metrics"},
     "plugin": {"tuner"},
     "rewards": set(),
     "seeding": set(),

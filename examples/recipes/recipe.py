@@ -76,13 +76,19 @@ def parse(recipe: type[RecipeArguments], config: type[Any]) -> tuple[Any, Prefer
 
 
 def run(trainer: Trainer, recipe: RecipeArguments, unit: str, **measuring: Any) -> None:
-    """Train, going on from the last checkpoint if there is one; save the adapter; measure and write its front."""
+    """Train, going on from the last checkpoint if there is one; save the adapter; measure and write its front.
+
+    `unit` is what is measured, in words, and `measuring` goes to the trainer's `measure`.
+    """
     output = Path(trainer.args.output_dir)
     if trainer.model.num_parameters() < 10_000_000:
         torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
     trainer.train(resume_from_checkpoint=get_last_checkpoint(output) if output.is_dir() else None)
     trainer.save_model()
-    front = trainer.measure(simplex_grid(len(recipe.objectives), recipe.front_steps).flip(0), **measuring)
+    grid = simplex_grid(len(recipe.objectives), recipe.front_steps).flip(0)
+    if measuring:  # completions, which are kept, so that measuring goes on where it was stopped, too
+        measuring["record"] = output / f"completions-{trainer.state.global_step}.jsonl"
+    front = trainer.measure(grid, **measuring)
     if not trainer.is_world_process_zero():
         return
     versions = {module.__name__: module.__version__ for module in (peft_panacea, trl)}

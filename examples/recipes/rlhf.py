@@ -14,7 +14,6 @@ once and stored as `reward_normalisation.json`. The same command again goes on f
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -67,8 +66,7 @@ def main() -> None:
     )
     if recipe.normalisation_prompts:
         trainer.normalise_rewards(train.select(range(min(recipe.normalisation_prompts, len(train)))))
-    record = Path(args.output_dir) / "completions.jsonl"  # so that measuring, too, goes on where it was stopped
-    run(trainer, recipe, "mean reward of held-out prompts", samples=recipe.samples, record=record)
+    run(trainer, recipe, "mean reward of held-out prompts", samples=recipe.samples)
 
 
 if __name__ == "__main__":

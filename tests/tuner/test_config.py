@@ -33,6 +33,11 @@ def test_the_saved_configuration_says_its_format(tmp_path):
     assert json.loads((tmp_path / "adapter_config.json").read_text())["format_version"] == 1
 
 
+def test_sets_are_saved_in_order(tmp_path):
+    PanaceaConfig(target_modules=list("hgfedcba")).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == list("abcdefgh")
+
+
 def test_default_preference_is_uniform_if_unset():
     assert PanaceaConfig(objectives=4).initial_preference == [0.25] * 4
 

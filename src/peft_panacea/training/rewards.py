@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ..aggregation import weights
 from ..front import Front, evaluate_front
+from ..front.processes import first_does
 from ..tuner.steering import set_preference
 from . import normalisation
 from .base import PreferenceMixin
@@ -205,13 +206,11 @@ class ObjectiveRewardMixin(PreferenceMixin):
             "prompts": normalisation.digest(prompts_and_columns(dataset)[0]),
         }
         path = Path(self.args.output_dir) / NORMALISATION
-        is_main = self.accelerator.is_main_process
-        # Only the main process looks, so that all of them measure or none does.
-        (constants,) = broadcast_object_list([normalisation.read(path, measured_of) if is_main else None])
+        # Only one process looks, so that all of them measure or none does.
+        constants = first_does(partial(normalisation.read, path, measured_of))
         if constants is None:
             constants = {**measured_of, **self._measured_constants(dataset)}
-            if is_main:
-                normalisation.write(path, constants)
+            first_does(partial(normalisation.write, path, constants))
         mean, std = (torch.tensor([constants[key][name] for name in self.objectives]) for key in ("mean", "std"))
         self.reward_normalisation = mean, std
 

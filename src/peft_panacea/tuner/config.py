@@ -151,6 +151,10 @@ class PanaceaConfig(PeftConfig):
         m = len(self.objective_names)
         return self.default_preference or [1 / m] * m
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved; sets as sorted lists, so that it is the same in every process."""
+        return {key: sorted(value) if isinstance(value, set) else value for key, value in super().to_dict().items()}
+
     def factor(self, in_features: int) -> float:
         """The constant c of a layer. By default sigma = 1 adds about the input's magnitude to the initial output."""
         if self.scaling == "paper":

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import load_script
 
-STORYTELLER = Path(__file__).resolve().parent.parent / "examples" / "storyteller"
+STORYTELLER = Path(__file__).resolve().parents[2] / "examples" / "storyteller"
 
 
 @pytest.fixture(scope="module")

@@ -8,28 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from conftest import load_script
+from peft_panacea.front import Front, describe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 STORYTELLER = EXAMPLES / "storyteller"
+FOLDER = EXAMPLES / "recipes"
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
 
 
 @pytest.fixture
 def recipe(monkeypatch):
-    """Run a script as `python examples/SCRIPT ARGUMENTS` from the root of the repository."""
+    """Run a script as `python examples/recipes/SCRIPT ARGUMENTS` from the root of the repository."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(FOLDER))
 
     def run(script: str, *arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", [f"examples/{script}", *map(str, arguments)])
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [f"examples/recipes/{script}", *map(str, arguments)])
+        runpy.run_path(str(FOLDER / script), run_name="__main__")
 
     return run
 
@@ -42,11 +43,10 @@ def answers(tmp_path_factory):
     (folder / "prompts.json").write_text(json.dumps(prompts))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        patch.syspath_prepend(str(EXAMPLES))
         config, data = STORYTELLER / "answers.yaml", folder / "prompts.json"
         command = ["--config", config, "--data", data, "--output_dir", folder, "--max_new_tokens", 16]
-        patch.setattr(sys, "argv", ["examples/answers.py", *map(str, command)])
-        runpy.run_path(str(EXAMPLES / "answers.py"), run_name="__main__")
+        patch.setattr(sys, "argv", ["examples/data/answers.py", *map(str, command)])
+        runpy.run_path(str(EXAMPLES / "data" / "answers.py"), run_name="__main__")
     return folder
 
 
@@ -70,12 +70,14 @@ def flags(name: str, answers: Path, output: Path) -> list[object]:
 def test_a_recipe_trains_resumes_and_measures(name, recipe, answers, tmp_path, capsys):
     arguments = [*flags(name, answers, tmp_path / "run"), "--max_steps", 2, "--front_steps", 2]
     recipe(*arguments)
-    front = json.loads((tmp_path / "run" / "front.json").read_text())
-    m = len(front["objectives"])
-    printed = capsys.readouterr().out
-    assert all(objective in printed for objective in front["objectives"])
-    assert len(front["preferences"]) == len(front["measured"]) == m * (m + 1) // 2
-    assert torch.tensor(front["measured"]).isfinite().all()
+    front = Front.from_json(tmp_path / "run" / "front.json")
+    m = len(front.objectives)
+    assert describe(front) in capsys.readouterr().out
+    assert len(front.preferences) == m * (m + 1) // 2
+    assert front.scores.shape[1] == (4 if name in ("rloo", "grpo") else 1)
+    assert front.maximise == (name in ("rloo", "grpo"),) * m
+    assert front.base is not None
+    assert {"command", "seed", "unit", "versions"} <= set(front.details)
     base = AutoModelForCausalLM.from_pretrained(STORYTELLER / "model")
     PeftModel.from_pretrained(base, tmp_path / "run").set_preference([1 / m] * m)
 
@@ -85,7 +87,7 @@ def test_a_recipe_trains_resumes_and_measures(name, recipe, answers, tmp_path, c
     (tmp_path / "run" / "adapter_model.safetensors").unlink()
     recipe(*arguments)
     assert (tmp_path / "run" / "adapter_model.safetensors").read_bytes() == whole
-    assert json.loads((tmp_path / "run" / "front.json").read_text())["measured"] == front["measured"]
+    assert (Front.from_json(tmp_path / "run" / "front.json").scores == front.scores).all()
 
 
 @pytest.mark.parametrize("aggregation", ["tchebycheff", "smooth_tchebycheff"])
@@ -111,13 +113,11 @@ def test_ten_objectives(recipe, answers, tmp_path):
         "rlhf.py", "rloo", "--config", config, "--data", answers / "prompts.json", "--held_out", 2, *SMALL, 16,
         "--max_completion_length", 24, "--max_steps", 1, "--save_strategy", "no", "--output_dir", tmp_path,
     )  # fmt: skip
-    front = json.loads((tmp_path / "front.json").read_text())
-    assert len(front["measured"]) == len(front["measured"][0]) == 10
+    assert Front.from_json(tmp_path / "front.json").scores.shape == (10, 2, 10)
 
 
-def test_held_out_prompts_are_not_trained_on(recipe, answers, monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    module = load_script(EXAMPLES / "recipe.py")
+def test_held_out_prompts_are_not_trained_on(answers):
+    module = load_script(FOLDER / "recipe.py")
     arguments = module.RecipeArguments(
         "m", ["cheerful", "brief", "spoken"], str(answers / "answers.jsonl"), held_out=3
     )
@@ -136,13 +136,14 @@ def test_the_lexicon_is_the_grammars():
 
 @pytest.mark.parametrize("script", ["sft.py", "dpo.py", "rlhf.py"])
 def test_recipes_are_read_in_one_sitting(script):
-    lines = len((EXAMPLES / script).read_text().splitlines())
+    lines = len((FOLDER / script).read_text().splitlines())
     assert lines < 150
-    assert f"| `examples/{script}` | {lines} |" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"| `examples/recipes/{script}` | {lines} |" in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def test_the_prompts_are_the_grammars():
     grammar = load_script(STORYTELLER / "grammar.py")
     rng = random.Random(0)
-    prompts = list(dict.fromkeys(grammar.prompt(rng) for _ in range(700)))
+    prompts = list(dict.fromkeys(grammar.prompt(rng) for _ in range(900)))
     assert json.loads((STORYTELLER / "prompts.json").read_text()) == prompts[:512]
+    assert json.loads((STORYTELLER / "held_out.json").read_text()) == prompts[512:576]

@@ -1,4 +1,4 @@
-"""`examples/reward_model.py` learns, and what it saves is a reward."""
+"""`examples/data/reward_model.py` learns, and what it saves is a reward."""
 
 import json
 import math
@@ -17,7 +17,14 @@ def run_example(tmp_path: Path, *arguments: str) -> str:
     for name, word in (("positive", "lovely"), ("negative", "dreadful")):
         lines = [f"the {noun} was {word} , café {i % 7} ." for i, noun in enumerate(["soup", "film", "day"] * 34)]
         (tmp_path / name).write_text("\n".join([*lines, ""]), encoding="latin-1")
-    command = [sys.executable, "examples/reward_model.py", "--encoding", "latin-1", "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "examples/data/reward_model.py",
+        "--encoding",
+        "latin-1",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     for name in ("positive", "negative"):
         command += [f"--{name}", str(tmp_path / name)]
     run = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
