@@ -56,7 +56,7 @@ def test_a_front_of_one_prompt_is_described_without_intervals():
     losses, base = front(P=1).values, front(P=1).base[0]
     measured = Front(["a", "b"], LINE, losses[:, None], maximise=False, base=base[None])
     text = describe(measured)
-    assert "One value for each preference, so no intervals" in text
+    assert "One value each, so no intervals" in text
     assert "[" not in text
     assert cells(text)["a 1.00"].split() == [f"{value:.3f}" for value in losses[-1]]
     assert cells(text)["hypervolume"] == f"{measured.metrics()['hypervolume']:.3f}"

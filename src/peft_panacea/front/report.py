@@ -31,7 +31,9 @@ def describe(front: Front) -> str:
     if not all(ups):
         lines.append("  * lower is better")
     lines.append(
-        "  95 % intervals over the prompts in brackets" if with_intervals else "  One value for each preference, so no intervals"
+        "  95 % intervals over the prompts in brackets"
+        if with_intervals
+        else "  One value for each preference, so no intervals"
     )
     return "\n".join([*lines, "", _describe_metrics(front, with_intervals)])
 
