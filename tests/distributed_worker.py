@@ -49,8 +49,8 @@ def tiny(dtype: torch.dtype = torch.float32) -> PeftModel:
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    """Not Adam, whose first steps are as long for a gradient of 1e-9 as for one of 1."""
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.03)
+    """Not Adam, whose first steps are as long for a gradient of 1e-9 as for one of 1, and no rate that amplifies."""
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.003)
 
 
 def train(model: nn.Module, ids: Tensor, preference: Tensor | None, parts: int = 1) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 import distributed_worker as worker
 from conftest import llama, steered
 
-CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "accelerate"
+CONFIGS = Path(__file__).resolve().parent.parent / "examples" / "recipes" / "accelerate"
 TOLERANCE = 1e-5
 SECONDS = 60  # a hang fails
 
