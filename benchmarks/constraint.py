@@ -1,6 +1,6 @@
 """Does a chosen preference keep its constraint? `Front.choose` on small fronts, verified on other prompts.
 
-    OMP_NUM_THREADS=1 python benchmarks/constraint.py --output docs/constraint.json
+    OMP_NUM_THREADS=1 python benchmarks/constraint.py --output docs/results/constraint.json
 
 Each repetition measures the embedded adapter's front on 48 prompts of its own, 11 preferences, 1 completion each,
 chooses the most cheerful preference whose brevity is at least 0.5 at 95 %, and measures that preference on 512 other
@@ -34,7 +34,7 @@ PROMPTS, HELD_OUT, LIMIT, LEVEL = 48, 512, 0.5, 0.95
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/constraint.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/results/constraint.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = ROOT / "examples/storyteller"

@@ -1,6 +1,6 @@
 """One preference per prompt against one per batch (as in the paper), at equal steps: RL on a tiny language model.
 
-    OMP_NUM_THREADS=1 python benchmarks/per_row.py --shared ../shared --output docs/per_row.json
+    OMP_NUM_THREADS=1 python benchmarks/per_row.py --shared ../shared --output docs/results/per_row.json
 
 Runs `examples/rlhf.py rloo` on stories260K and the first sentences of TinyStories for two objectives, VADER valence
 and brevity, with each way to draw preferences, each with and without half of them at the vertices; everything else is
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, help="folder with models/stories260K and data/")
     parser.add_argument("--runs", type=Path, default=Path("runs/per_row"))
-    parser.add_argument("--output", type=Path, default=Path("docs/per_row.json"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/per_row.json"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table of --output")
     args = parser.parse_args()

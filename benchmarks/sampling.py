@@ -1,7 +1,7 @@
 """Which preferences to train on: distributions, and one preference per row or per batch, for 2, 3 and 10 objectives.
 
     OMP_NUM_THREADS=1 python examples/answers.py --config examples/storyteller/ten_answers.yaml
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py --output docs/sampling.json
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py --output docs/results/sampling.json
 
 Fine-tunes the embedded tiny language model on its own best answers in 2, 3 or 10 styles of `examples/styles.py` and
 measures the aggregated loss Σᵢ pᵢ Lᵢ(p), nats per token, on held-out prompts: at the vertices, at 6 preferences drawn
@@ -113,7 +113,7 @@ def table(runs: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "runs/storyteller/ten/best.jsonl")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/sampling.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/results/sampling.json")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()

@@ -21,7 +21,7 @@ def width_sweep():
 
 @pytest.mark.parametrize("inputs", ["white", "coloured"])
 def test_width_sweep_tables(width_sweep, inputs):
-    results = json.loads((ROOT / "docs" / "initialisation.json").read_text())["results"]
+    results = json.loads((ROOT / "docs" / "results" / "initialisation.json").read_text())["results"]
     assert width_sweep.table(results, inputs) in (ROOT / "docs" / "initialisation.md").read_text(encoding="utf-8")
 
 
@@ -32,13 +32,13 @@ def test_one_learning_rate_trains_every_width(width_sweep):
 
 
 def test_sampling_table():
-    results = json.loads((ROOT / "docs" / "sampling.json").read_text())["runs"]
+    results = json.loads((ROOT / "docs" / "results" / "sampling.json").read_text())["runs"]
     table = load_script(ROOT / "benchmarks" / "sampling.py").table(results)
     assert table in (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
 
 
 def test_per_row_table():
-    fronts = json.loads((ROOT / "docs" / "per_row.json").read_text())["fronts"]
+    fronts = json.loads((ROOT / "docs" / "results" / "per_row.json").read_text())["fronts"]
     table = load_script(ROOT / "benchmarks" / "per_row.py").table(fronts)
     assert table in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
