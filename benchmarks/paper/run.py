@@ -154,20 +154,16 @@ def one_seed(name: str, shared: Path, seed: int, folder: Path) -> None:
 def compact(path: Path) -> dict[str, Any]:
     """Of a front, means over the prompts."""
     front = Front.from_json(path)
-    effects = {name: np.round(a.mean(axis=1), 4).tolist() for name, a in front.side_effects.items()}
-    base = {} if front.base_values is None else {"base": np.round(front.base_values, 5).tolist()}
-    return {
+    report = {
         **front.details,
         "preferences": np.round(front.preferences, 4).tolist(),
         "values": np.round(front.values, 5).tolist(),
-        "side effects": effects,
-        **base,
-        **(
-            {"base side effects": {n: float(a.mean().round(4)) for n, a in front.base_side_effects.items()}}
-            if base
-            else {}
-        ),
+        "side effects": {name: np.round(a.mean(axis=1), 4).tolist() for name, a in front.side_effects.items()},
     }
+    if front.base_values is not None:
+        report["base"] = np.round(front.base_values, 5).tolist()
+        report["base side effects"] = {name: float(a.mean().round(4)) for name, a in front.base_side_effects.items()}
+    return report
 
 
 def main() -> None:
