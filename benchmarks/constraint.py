@@ -1,6 +1,6 @@
 """Does a chosen preference keep its constraint? `Front.choose` on small fronts, verified on other prompts.
 
-    OMP_NUM_THREADS=1 python benchmarks/constraint.py --output docs/constraint.json
+    OMP_NUM_THREADS=1 python benchmarks/constraint.py --output docs/results/constraint.json
 
 Each repetition measures the embedded adapter's front on 48 prompts of its own, 11 preferences, 1 completion each,
 chooses the most cheerful preference whose brevity is at least 0.5 at 95 %, and measures that preference on 512 other
@@ -16,33 +16,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import PeftModel
 from tqdm.auto import trange
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import embedded
 import peft_panacea
+from embedded import REWARDS
 from peft_panacea.front import evaluate_front
 from peft_panacea.simplex import simplex_grid
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-import styles  # noqa: E402  (of the examples)
-
 PROMPTS, HELD_OUT, LIMIT, LEVEL = 48, 512, 0.5, 0.95
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=20)
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/constraint.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/results/constraint.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = ROOT / "examples/storyteller"
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path / "model"), path / "adapter")
-    tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    rewards = {"cheerful": styles.cheerful, "brief": styles.brief}
+    model, tokenizer = embedded.load()
     rng = random.Random(2026)
-    prompts = list(dict.fromkeys(styles.grammar.prompt(rng) for _ in range(20_000)))
+    prompts = embedded.prompts(20_000, rng)
     rng.shuffle(prompts)
     held_out, prompts = prompts[:HELD_OUT], prompts[HELD_OUT:]
     needed = args.repetitions * PROMPTS
@@ -53,20 +47,20 @@ def main() -> None:
         own = prompts[i * PROMPTS : (i + 1) * PROMPTS]
         options = {"tokenizer": tokenizer, "batch_size": 256, "base": False}
         record = ROOT / f"runs/constraint/{i}.jsonl"
-        front = evaluate_front(model, own, rewards, simplex_grid(2, 10), seed=i, record=record, **options)
+        front = evaluate_front(model, own, REWARDS, simplex_grid(2, 10), seed=i, record=record, **options)
         choice = front.choose("cheerful", subject_to={"brief": LIMIT}, level=LEVEL)
         there = [list(choice.preference.values())]
-        seen = evaluate_front(model, held_out, rewards, there, seed=10_000 + i, **options).values[0]
+        seen = evaluate_front(model, held_out, REWARDS, there, seed=10_000 + i, **options).values[0]
         runs.append({
             "preference": choice.preference, "expected": choice.expected, "interval": choice.interval,
-            "held out": dict(zip(rewards, seen.tolist(), strict=True)),
+            "held out": dict(zip(REWARDS, seen.tolist(), strict=True)),
         })  # fmt: skip
     held = np.mean([run["held out"]["brief"] >= LIMIT for run in runs])
     inside = {
         name: float(
             np.mean([low <= run["held out"][name] <= high for run in runs for low, high in [run["interval"][name]]])
         )
-        for name in rewards
+        for name in REWARDS
     }
     report = {
         "command": " ".join(["python", *sys.argv]),

@@ -9,21 +9,14 @@ the same largest batch; one preference alone has no more rows to fill it with th
 import argparse
 import random
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import torch
-from peft import PeftModel
 from tqdm.auto import trange
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import embedded
 from peft_panacea.front import evaluate_front
 from peft_panacea.simplex import simplex_grid
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-import styles  # noqa: E402  (of the examples)
 
 TURNS = 3
 
@@ -34,18 +27,16 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    path = ROOT / "examples/storyteller"
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(path / "model"), path / "adapter")
-    tokenizer = AutoTokenizer.from_pretrained(path / "model")
-    rewards = {"cheerful": styles.cheerful, "brief": styles.brief}
-    rng = random.Random(0)
-    prompts = list(dict.fromkeys(styles.grammar.prompt(rng) for _ in range(1000)))[: args.prompts]
+    model, tokenizer = embedded.load()
+    prompts = embedded.prompts(1000, random.Random(0))[: args.prompts]
     grid = simplex_grid(2, 10)
 
     def seconds(parts: list[torch.Tensor]) -> float:
         start = time.perf_counter()
         for part in parts:
-            evaluate_front(model, prompts, rewards, part, tokenizer=tokenizer, batch_size=args.batch_size, base=False)
+            evaluate_front(
+                model, prompts, embedded.REWARDS, part, tokenizer=tokenizer, batch_size=args.batch_size, base=False
+            )
         return time.perf_counter() - start
 
     turns = [(seconds([grid]), seconds(list(grid.split(1)))) for _ in trange(TURNS, desc="turns")]

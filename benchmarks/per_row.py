@@ -1,10 +1,10 @@
 """One preference per prompt against one per batch (as in the paper), at equal steps: RL on a tiny language model.
 
-    OMP_NUM_THREADS=1 python benchmarks/per_row.py --shared ../shared --output docs/per_row.json
+    OMP_NUM_THREADS=1 python benchmarks/per_row.py --shared ../shared --output docs/results/per_row.json
 
-Runs `examples/rlhf.py rloo` on stories260K and the first sentences of TinyStories for two objectives, VADER valence
-and brevity, with each way to draw preferences, each with and without half of them at the vertices; everything else is
-equal. Resumable: what is finished is read from `--runs`. `--table` prints the table of an existing result.
+Runs `examples/recipes/rlhf.py rloo` on stories260K and the first sentences of TinyStories for two objectives, VADER
+valence and brevity, with each way to draw preferences, each with and without half of them at the vertices; everything
+else is equal. Resumable: what is finished is read from `--runs`. `--table` prints the table of an existing result.
 
 Values are in standard deviations of the base model's completions above the base model's mean, both averaged over all
 runs. The reference point of the hypervolume is the base model. Fixed before the first run: all settings below.
@@ -12,6 +12,7 @@ runs. The reference point of the hypervolume is the base model. Fixed before the
 
 import argparse
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from paper.public_data import LEXICON, MODEL, STORIES, public_data
+from peft_panacea.front import Front
 from peft_panacea.metrics import hypervolume, inner_product
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +35,6 @@ WAYS = {
     "batch, half vertices": ["--preference_per", "batch", "--vertex_probability", "0.5"],
 }
 OBJECTIVES = ["valence", "brevity"]
-REWARDS = ["valence={shared}/data/vader/vader_lexicon.txt", "brevity=20"]
 SETTINGS = {
     "max_steps": 50,
     "per_device_train_batch_size": 128,
@@ -51,27 +53,45 @@ SETTINGS = {
 }
 
 
-def run(way: str, seed: int, shared: Path, runs: Path) -> dict[str, Any]:
+def first_sentences(shared: Path, runs: Path) -> Path:
+    """A file of the different ones of all stories, which are the prompts."""
+    path = runs / "prompts.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = json.loads((shared / STORIES).read_text(encoding="utf-8"))
+    prompts = dict.fromkeys(re.split(r"(?<=[.!?])\s", text.strip())[0] for text in texts)
+    path.write_text(json.dumps(list(prompts)))
+    return path
+
+
+def run(way: str, seed: int, shared: Path, prompts: Path, runs: Path) -> dict[str, Any]:
     """Train and measure once, in a process of its own."""
     output = runs / f"{way.replace(', half ', '_')}_{seed}"
     if not (output / "front.json").exists():
         flags = {
-            "model_name_or_path": shared / "models/stories260K",
-            "data": shared / "data/tinystories/stories.json",
+            "model_name_or_path": shared / MODEL,
+            "data": prompts,
             "output_dir": output,
             "seed": seed,
             **SETTINGS,
         }
-        command = [sys.executable, str(ROOT / "examples" / "rlhf.py"), "rloo", "--report_to", "none", *WAYS[way]]
+        command = [sys.executable, str(ROOT / "examples/recipes/rlhf.py"), "rloo", "--report_to", "none", *WAYS[way]]
         for name, value in flags.items():
             command += [f"--{name}", str(value)]
-        command += ["--objectives", *OBJECTIVES, "--rewards", *(reward.format(shared=shared) for reward in REWARDS)]
+        command += ["--objectives", *OBJECTIVES, "--rewards", f"valence={shared / LEXICON}", "brevity=20"]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{finished.stderr[-2000:]}")
-    front = json.loads((output / "front.json").read_text())
+    front = Front.from_json(output / "front.json")
     constants = json.loads((output / "reward_normalisation.json").read_text())
-    return {**front, "way": way, "std": [constants["std"][name] for name in OBJECTIVES]}
+    return {
+        "way": way,
+        "seed": seed,
+        "preferences": front.preferences.tolist(),
+        "measured": front.values.tolist(),
+        "base_model": front.base_values.tolist(),
+        "std": [constants["std"][name] for name in OBJECTIVES],
+        "versions": front.details["versions"],
+    }
 
 
 def summarise(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -105,22 +125,24 @@ def table(reports: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, help="folder with models/stories260K and data/")
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with models/ and data/")
     parser.add_argument("--runs", type=Path, default=Path("runs/per_row"))
-    parser.add_argument("--output", type=Path, default=Path("docs/per_row.json"))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/per_row.json"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table of --output")
     args = parser.parse_args()
     if not args.table:
+        shared = public_data(args.shared)
+        prompts = first_sentences(shared, args.runs)
         with ThreadPoolExecutor(args.jobs) as pool:
-            jobs = [pool.submit(run, way, seed, args.shared.resolve(), args.runs) for seed in SEEDS for way in WAYS]
+            jobs = [pool.submit(run, way, seed, shared, prompts, args.runs) for seed in SEEDS for way in WAYS]
             reports = [job.result() for job in tqdm(jobs, desc="runs")]
-        kept = ("way", "seed", "preferences", "measured", "base_model", "std")
+        versions = [report.pop("versions") for report in reports]
         result = {
             "command": " ".join(["python", *sys.argv]),
-            "versions": reports[0]["versions"],
+            "versions": versions[0],
             "settings": SETTINGS,
-            "fronts": [{key: report[key] for key in kept} for report in reports],
+            "fronts": reports,
         }
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(json.loads(args.output.read_text())["fronts"]))

@@ -1,11 +1,12 @@
 """Which preferences to train on: distributions, and one preference per row or per batch, for 2, 3 and 10 objectives.
 
-    OMP_NUM_THREADS=1 python examples/answers.py --config examples/storyteller/ten_answers.yaml
-    OMP_NUM_THREADS=1 python benchmarks/sampling.py --output docs/sampling.json
+    OMP_NUM_THREADS=1 python examples/data/answers.py --config examples/storyteller/ten_answers.yaml
+    OMP_NUM_THREADS=1 python benchmarks/sampling.py --output docs/results/sampling.json
 
-Fine-tunes the embedded tiny language model on its own best answers in 2, 3 or 10 styles of `examples/styles.py` and
-measures the aggregated loss Σᵢ pᵢ Lᵢ(p), nats per token, on held-out prompts: at the vertices, at 6 preferences drawn
-uniformly, and at the centre. All ways have the same steps and rows. Resumable: finished runs are in the output.
+Fine-tunes the embedded tiny language model on its own best answers in 2, 3 or 10 styles of the storyteller's
+`styles.py` and measures the aggregated loss Σᵢ pᵢ Lᵢ(p), nats per token, on held-out prompts: at the vertices, at 6
+preferences drawn uniformly, and at the centre. All ways have the same steps and rows. Resumable: finished runs are in
+the output.
 """
 
 import argparse
@@ -92,9 +93,9 @@ def run(way: str, m: int, seed: int, rows: Dataset) -> dict[str, object]:
             "uniform": PreferenceSampler(m, seed=12345)(6),
             "centre": torch.full((1, m), 1 / m),
         }
-        losses = {place: (trainer.measure(p) * p).sum(dim=1).mean().item() for place, p in places.items()}
-        with trainer.model.disable_adapter():
-            losses["base model"] = trainer.measure(places["centre"]).mean().item()
+        fronts = {place: trainer.measure(preferences) for place, preferences in places.items()}
+        losses = {place: float((f.values * f.preferences).sum(axis=1).mean()) for place, f in fronts.items()}
+        losses["base model"] = float(fronts["centre"].base_values.mean())
     return {"way": way, "objectives": m, "seed": seed, **losses}
 
 
@@ -113,7 +114,7 @@ def table(runs: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "runs/storyteller/ten/best.jsonl")
-    parser.add_argument("--output", type=Path, default=ROOT / "docs/sampling.json")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/results/sampling.json")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()

@@ -1,6 +1,6 @@
 """Which learning rates train layers of which width, with the default constant c and with the paper's.
 
-    OMP_NUM_THREADS=1 python benchmarks/width_sweep.py --output docs/initialisation.json
+    OMP_NUM_THREADS=1 python benchmarks/width_sweep.py --output docs/results/initialisation.json
 
 The update of one layer learns a teacher of its own kind, ΔW(p) x with r = 4, of about the size of a layer's output.
 Every row of every batch has its own preference. Two kinds of input, both with entries of variance 1: `white`, all

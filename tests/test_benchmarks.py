@@ -1,8 +1,12 @@
-"""The tables in the docs are the committed results."""
+"""The tables in the docs are the committed results, and the scripts that measured them run."""
 
 import json
+import random
+import shutil
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
@@ -12,6 +16,13 @@ from peft_panacea import PanaceaConfig
 from peft_panacea.front import Front
 
 ROOT = Path(__file__).resolve().parent.parent
+STORYTELLER = ROOT / "examples" / "storyteller"
+
+
+@pytest.fixture(autouse=True)
+def scripts_find_their_neighbours(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "paper"))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +32,7 @@ def width_sweep():
 
 @pytest.mark.parametrize("inputs", ["white", "coloured"])
 def test_width_sweep_tables(width_sweep, inputs):
-    results = json.loads((ROOT / "docs" / "initialisation.json").read_text())["results"]
+    results = json.loads((ROOT / "docs" / "results" / "initialisation.json").read_text())["results"]
     assert width_sweep.table(results, inputs) in (ROOT / "docs" / "initialisation.md").read_text(encoding="utf-8")
 
 
@@ -32,13 +43,13 @@ def test_one_learning_rate_trains_every_width(width_sweep):
 
 
 def test_sampling_table():
-    results = json.loads((ROOT / "docs" / "sampling.json").read_text())["runs"]
+    results = json.loads((ROOT / "docs" / "results" / "sampling.json").read_text())["runs"]
     table = load_script(ROOT / "benchmarks" / "sampling.py").table(results)
     assert table in (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
 
 
 def test_per_row_table():
-    fronts = json.loads((ROOT / "docs" / "per_row.json").read_text())["fronts"]
+    fronts = json.loads((ROOT / "docs" / "results" / "per_row.json").read_text())["fronts"]
     table = load_script(ROOT / "benchmarks" / "per_row.py").table(fronts)
     assert table in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -116,3 +127,67 @@ def test_a_soup_of_factors_is_pefts_linear_combination(specialists):
         (Ba, Aa), (Bb, Ab) = (paper_methods().factors(x, v) for x, v in ((a, [1.0, 0.0]), (b, [0.0, 1.0])))
         B, A = (0.3**0.5 * x + 0.7**0.5 * y for x, y in ((Ba, Bb), (Aa, Ab)))
         torch.testing.assert_close(found, B @ A)
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory):
+    """A stand-in for the folder of public data: the storyteller, stories of its grammar, its lexicon."""
+    folder = tmp_path_factory.mktemp("public")
+    shutil.copytree(STORYTELLER / "model", folder / "models" / "stories260K")
+    for name in ("tinystories", "vader"):
+        (folder / "data" / name).mkdir(parents=True)
+    grammar, rng = load_script(STORYTELLER / "grammar.py"), random.Random(0)
+    stories = [grammar.story(rng) for _ in range(30)]
+    (folder / "data" / "tinystories" / "stories.json").write_text(json.dumps(stories))
+    shutil.copy(STORYTELLER / "lexicon.txt", folder / "data" / "vader" / "vader_lexicon.txt")
+    return folder
+
+
+@pytest.fixture
+def paper(monkeypatch, tmp_path):
+    """`run.py` with two steps for each model, few prompts and short completions."""
+    monkeypatch.chdir(tmp_path)
+    run = import_module("run")
+    for experiment in (run.StoryRewards, run.StoryPairs, run.StoryStyles):
+        monkeypatch.setattr(experiment, "steps", 2)
+    monkeypatch.setattr(run.Stories, "TEST", 4)
+    monkeypatch.setattr(run.Stories, "DEVELOPMENT", 4)
+    for module in ("story_rewards", "story_pairs"):
+        monkeypatch.setattr(f"{module}.TOKENS", 8)
+    return run
+
+
+@pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
+@pytest.mark.parametrize("name", ["rl2", "dpo", "sft3"])
+def test_every_method_of_an_experiment_runs(paper, public, tmp_path, name):
+    paper.one_seed(name, public, 4, tmp_path / "runs")
+    found = [paper.compact(path) for path in (tmp_path / "runs").glob("*.json")]
+    committed = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())["fronts"]
+
+    def kinds(fronts):
+        return {(f["method"], f["cost"], len(f["preferences"]), "base" in f) for f in fronts if f["seed"] == 4}
+
+    assert kinds(found) == kinds(committed)
+    steered = next(f["values"] for f in found if f["method"] == "Panacea, as in the paper")
+    assert len(np.unique(steered, axis=0)) > 1
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("kind", "label"), [("gain", "bilinear, after PARM, rate 1e-3"), ("region", "inner half")])
+def test_an_ablation_runs(paper, public, kind, label):
+    found = import_module("ablations").run(kind, label, 10, public)
+    assert np.isfinite(found["values"]).all()
+    assert (np.array(found["values"]) != found["base"]).any()
+
+
+def test_missing_public_data_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"`--shared` must be .* lacks models/stories260K \(.*Karpathy"):
+        import_module("public_data").public_data(tmp_path)
+
+
+def test_prompts_of_the_comparison_per_row(tmp_path):
+    stories = tmp_path / "data" / "tinystories" / "stories.json"
+    stories.parent.mkdir(parents=True)
+    stories.write_text(json.dumps(["A cat sat. It ran.", "A cat sat. It hid.", " Who is it? A dog."]))
+    path = load_script(ROOT / "benchmarks" / "per_row.py").first_sentences(tmp_path, tmp_path)
+    assert json.loads(path.read_text()) == ["A cat sat.", "Who is it?"]

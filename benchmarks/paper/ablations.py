@@ -9,7 +9,6 @@ Writes `docs/results/ablations.json`; resumable, finished runs are read from it.
 import argparse
 import json
 import os
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +20,11 @@ from datasets import disable_progress_bars
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from peft_panacea.simplex import PreferenceSampler
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from methods import soup
-from sft import SFT, STYLES, PanaceaSFTTrainer
-from stories import Settings
+from peft_panacea.simplex import PreferenceSampler
+from public_data import public_data
+from story_styles import STYLES, PanaceaSFTTrainer, StoryStyles
+from variants import Settings
 
 SEEDS = (10,)
 OWN = Settings(r=2, preference_rank=8)
@@ -70,8 +68,8 @@ class InnerTrainer(PanaceaSFTTrainer):
         return (torch.where(first, own, plain) + 1 / len(self.objectives)) / 2
 
 
-class Inner(SFT):
-    trainer = InnerTrainer
+class Inner(StoryStyles):
+    panacea = InnerTrainer
 
 
 def settings_of(kind: str, label: str) -> Settings | None:
@@ -83,7 +81,7 @@ def settings_of(kind: str, label: str) -> Settings | None:
 
 def run(kind: str, label: str, seed: int, shared: Path) -> dict[str, Any]:
     first, _, method = label.partition(": ")
-    experiment = (Inner if label == "inner half" else SFT)(shared, 2 if kind == "conflict" else 4)
+    experiment = (Inner if label == "inner half" else StoryStyles)(shared, 2 if kind == "conflict" else 4)
     if kind == "conflict":
         experiment.objectives = list(PAIRS[first])
     steps, m = int(first) if kind == "steps" else experiment.steps, len(experiment.objectives)
@@ -107,6 +105,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/ablations.json"))
     args = parser.parse_args()
+    shared = public_data(args.shared)
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()
     torch.set_num_threads(1)
@@ -122,7 +121,7 @@ def main() -> None:
         kind, label, seed = key
         wanted = settings_of(kind, label)
         same = [r for r in runs if r["seed"] == seed and settings_of(r["kind"], r["label"]) == wanted is not None]
-        runs.append({**same[0], "kind": kind, "label": label} if same else run(*key, args.shared.resolve()))
+        runs.append({**same[0], "kind": kind, "label": label} if same else run(*key, shared))
         report = {"command": "python benchmarks/paper/ablations.py", "styles": list(STYLES)[:4], "runs": runs}
         partial = args.output.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)

@@ -33,23 +33,23 @@ from datasets import disable_progress_bars
 from tqdm.auto import tqdm
 
 import peft_panacea
-from peft_panacea.front import Front
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from dpo import DPO
 from methods import soup, soup_of_factors
-from rl import RL
-from sft import SFT
-from stories import Settings
+from peft_panacea.front import Front
+from public_data import public_data
+from stories import Stories
+from story_pairs import StoryPairs
+from story_rewards import StoryRewards
+from story_styles import StoryStyles
+from variants import Settings
 
-EXPERIMENTS: dict[str, Callable[[Path], Any]] = {
-    "rl2": lambda shared: RL(shared, ["valence", "brevity"]),
-    "rl3": lambda shared: RL(shared, ["valence", "brevity", "dialogue"]),
-    "dpo": DPO,
-    "sft3": lambda shared: SFT(shared, 3),
-    "sft4": lambda shared: SFT(shared, 4),
-    "sft5": lambda shared: SFT(shared, 5),
-    "sft10": lambda shared: SFT(shared, 10),
+EXPERIMENTS: dict[str, Callable[[Path], Stories]] = {
+    "rl2": lambda shared: StoryRewards(shared, ["valence", "brevity"]),
+    "rl3": lambda shared: StoryRewards(shared, ["valence", "brevity", "dialogue"]),
+    "dpo": StoryPairs,
+    "sft3": lambda shared: StoryStyles(shared, 3),
+    "sft4": lambda shared: StoryStyles(shared, 4),
+    "sft5": lambda shared: StoryStyles(shared, 5),
+    "sft10": lambda shared: StoryStyles(shared, 10),
 }
 SEEDS = range(5)
 CEILING_SEEDS = range(3)  # one model per preference takes as long as all other methods together
@@ -61,7 +61,7 @@ class Seed:
     Models are kept, so that those of two methods are trained once.
     """
 
-    def __init__(self, name: str, experiment: Any, seed: int) -> None:
+    def __init__(self, name: str, experiment: Stories, seed: int) -> None:
         self.name, self.experiment, self.seed = name, experiment, seed
         self.models: dict[Any, tuple[Any, float]] = {}
 
@@ -154,20 +154,16 @@ def one_seed(name: str, shared: Path, seed: int, folder: Path) -> None:
 def compact(path: Path) -> dict[str, Any]:
     """Of a front, means over the prompts."""
     front = Front.from_json(path)
-    effects = {name: np.round(a.mean(axis=1), 4).tolist() for name, a in front.side_effects.items()}
-    base = {} if front.base_values is None else {"base": np.round(front.base_values, 5).tolist()}
-    return {
+    report = {
         **front.details,
         "preferences": np.round(front.preferences, 4).tolist(),
         "values": np.round(front.values, 5).tolist(),
-        "side effects": effects,
-        **base,
-        **(
-            {"base side effects": {n: float(a.mean().round(4)) for n, a in front.base_side_effects.items()}}
-            if base
-            else {}
-        ),
+        "side effects": {name: np.round(a.mean(axis=1), 4).tolist() for name, a in front.side_effects.items()},
     }
+    if front.base_values is not None:
+        report["base"] = np.round(front.base_values, 5).tolist()
+        report["base side effects"] = {name: float(a.mean().round(4)) for name, a in front.base_side_effects.items()}
+    return report
 
 
 def main() -> None:
@@ -179,20 +175,20 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, help="only this seed, in this process")
     args = parser.parse_args()
-    folder = args.runs / args.experiment
+    folder, shared = args.runs / args.experiment, public_data(args.shared)
     if args.seed is not None:
-        one_seed(args.experiment, args.shared.resolve(), args.seed, folder)
+        one_seed(args.experiment, shared, args.seed, folder)
         return
 
     def start(seed: int) -> None:
-        command = [sys.executable, __file__, args.experiment, "--shared", args.shared, "--runs", args.runs]
+        command = [sys.executable, __file__, args.experiment, "--shared", shared, "--runs", args.runs]
         done = subprocess.run([*command, "--seed", str(seed)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(tqdm(pool.map(start, SEEDS), total=len(SEEDS), desc=args.experiment, unit="seed"))
-    experiment = EXPERIMENTS[args.experiment](args.shared.resolve())
+    experiment = EXPERIMENTS[args.experiment](shared)
     result = {
         "command": f"python benchmarks/paper/run.py {args.experiment}",
         "versions": {m.__name__: m.__version__ for m in (peft_panacea, torch, transformers, peft, trl)},

@@ -1,11 +1,34 @@
-"""Variants of the adapter that the package does not have, to be compared with it: made in place, before training."""
+"""What may be varied: the settings of Panacea, and adapters that the package does not have, made in place."""
+
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from peft_panacea.training import PreferenceArguments
 from peft_panacea.tuner import PanaceaSVD
-from stories import Settings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an experiment or an ablation sets of Panacea; separate models keep the defaults."""
+
+    way: str = "row"
+    vertex_probability: float | None = None
+    aggregation: str = "linear"
+    r: int = 8
+    preference_rank: int = 1
+    scaling: float | str = 1.0
+    learning_rate: float | None = None
+    scale_per_objective: bool = False
+    bilinear: bool = False
+    monotone: bool = False
+
+    def preferences(self) -> PreferenceArguments:
+        return PreferenceArguments(
+            preference_per=self.way, vertex_probability=self.vertex_probability, aggregation=self.aggregation
+        )
 
 
 class Bilinear(PanaceaSVD):

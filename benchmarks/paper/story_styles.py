@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
-from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+from peft_panacea.completions import encode, log_probabilities
 from peft_panacea.front import Front
 from peft_panacea.simplex import PreferenceSampler, simplex_grid
-from peft_panacea.training import ObjectiveLossMixin, PreferenceArguments
-from stories import QUIET, Settings, Stories
-from variants import change
+from peft_panacea.training import ObjectiveLossMixin
+from stories import Stories
 
 LENGTH, SENTENCES = 80, 2
 
@@ -56,38 +54,31 @@ class PanaceaSFTTrainer(ObjectiveLossMixin, SFTTrainer):
     pass
 
 
-class SFT(Stories):
+class StoryStyles(Stories):
     """Scores are minus the loss on held-out stories in each style, nats per token."""
 
-    trainer = PanaceaSFTTrainer
-    learning_rate = 1e-2
+    panacea, separate = PanaceaSFTTrainer, SFTTrainer
+    learning_rate, steps = 1e-2, 100
     unit = "minus nats per token"
-    cost = "rows"
 
-    def __init__(self, shared: Path, m: int, steps: int = 100) -> None:
+    def __init__(self, shared: Path, m: int) -> None:
         super().__init__(shared)
-        self.objectives, self.steps, self.rows = list(STYLES)[:m], steps, 40 // m * m
-        self.normalisation = None
+        self.objectives, self.rows = list(STYLES)[:m], 40 // m * m
         corners = torch.cat([torch.eye(m), torch.full((1, m), 1 / m)])
         self.grid = simplex_grid(3, 4) if m == 3 else torch.cat([corners, PreferenceSampler(m, seed=2024)(20)])
-        self.coarse = None
 
     def completion(self, prompt: str, style: str) -> str:
         sentences = re.split(r"(?<=[.!?])\s+", self.stories[prompt].strip())[:SENTENCES]
         return " " + " ".join(STYLES[style](sentences))
 
-    def rows_of(self, prompts: list[str], objectives: list[int]) -> list[dict[str, Any]]:
-        return [
-            {"prompt": p, "completion": self.completion(p, self.objectives[i]), "objective": i}
-            for p in prompts for i in objectives
-        ]  # fmt: skip
-
-    def train_one(self, fixed: list[float] | None, settings: Settings, steps: int, seed: int) -> PeftModel:
-        """Panacea, or with a fixed preference one separate model on rows of style i in proportion to its weight."""
-        set_seed(seed)
+    def data(self, fixed: list[float] | None, steps: int, seed: int) -> Dataset:
         m = len(self.objectives)
-        rows = self.rows_of(self.train, list(range(m)))
-        if fixed is not None:
+        if fixed is None:
+            rows = [
+                {"prompt": p, "completion": self.completion(p, style), "objective": i}
+                for p in self.train for i, style in enumerate(self.objectives)
+            ]  # fmt: skip
+        else:
             rng = np.random.default_rng(seed)
             prompts = rng.permutation(self.train * m)[: steps * self.rows].tolist()
             owned = rng.choice(m, size=len(prompts), p=np.array(fixed) / sum(fixed))
@@ -95,24 +86,10 @@ class SFT(Stories):
                 {"prompt": p, "completion": self.completion(p, self.objectives[i])}
                 for p, i in zip(prompts, owned, strict=True)
             ]
-        args = SFTConfig(
-            "runs/paper/unused", max_steps=steps, per_device_train_batch_size=self.rows, seed=seed, max_length=LENGTH,
-            learning_rate=settings.learning_rate or self.learning_rate, warmup_steps=max(1, steps // 10), **QUIET,
-        )  # fmt: skip
-        common: dict[str, Any] = {"train_dataset": Dataset.from_list(rows), "processing_class": self.tokenizer}
-        model = get_peft_model(self.base_model(), self.config(self.objectives, fixed, settings))
-        if fixed is not None:
-            trainer = SFTTrainer(model, args=args, **common)
-        else:
-            change(model, settings)
-            preferences = PreferenceArguments(
-                preference_per=settings.way,
-                vertex_probability=settings.vertex_probability,
-                aggregation=settings.aggregation,
-            )
-            trainer = self.trainer(model, args=args, preference_args=preferences, **common)
-        trainer.train()
-        return trainer.model
+        return Dataset.from_list(rows)
+
+    def arguments(self, fixed: list[float] | None, **common: Any) -> SFTConfig:
+        return SFTConfig(max_length=LENGTH, **common)
 
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[str] | None = None) -> Front:
         prompts = (prompts or self.test)[:32]
@@ -127,17 +104,9 @@ class SFT(Stories):
     @torch.no_grad()
     def _scores(self, model: Any, prompts: list[str], preference: Any) -> np.ndarray:
         """Minus the mean loss over a completion's tokens, [P, m]."""
-        steered = {} if preference is None else {"preference": preference}
         columns = []
         for style in self.objectives:
-            texts = [p + self.completion(p, style) + self.tokenizer.eos_token for p in prompts]
-            batch = self.tokenizer(
-                texts, return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=LENGTH
-            )
-            batch.pop("token_type_ids", None)
-            log_p = model(**batch, **steered).logits[:, :-1].log_softmax(-1)
-            own = log_p.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
-            skip = torch.tensor([len(ids) for ids in self.tokenizer(prompts)["input_ids"]])
-            kept = (torch.arange(1, own.shape[1] + 1) >= skip[:, None]) & batch["attention_mask"][:, 1:].bool()
-            columns.append(((own * kept).sum(1) / kept.sum(1)).numpy())
+            rows = encode(self.tokenizer, prompts, [self.completion(p, style) for p in prompts], max_length=LENGTH)
+            log_p = log_probabilities(model, rows, preference)
+            columns.append((log_p.sum(1) / rows.completion.sum(1)).numpy())
         return np.stack(columns, axis=1)

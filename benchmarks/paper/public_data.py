@@ -1,0 +1,18 @@
+"""The folder of public models and data that the experiments read; it is not part of this repository."""
+
+from pathlib import Path
+
+MODEL, STORIES, LEXICON = "models/stories260K", "data/tinystories/stories.json", "data/vader/vader_lexicon.txt"
+SOURCES = {
+    MODEL: "stories260K of Andrej Karpathy's tinyllamas in Hugging Face format",
+    STORIES: "TinyStories, CDLA-Sharing-1.0, as a JSON list of texts",
+    LEXICON: "the lexicon of VADER",
+}
+
+
+def public_data(folder: Path) -> Path:
+    """The absolute path of the folder, which must have everything that the experiments read."""
+    missing = [f"{path} ({source})" for path, source in SOURCES.items() if not (folder / path).exists()]
+    if missing:
+        raise SystemExit(f"`--shared` must be a folder with public data, but {folder} lacks {', '.join(missing)}.")
+    return folder.resolve()
