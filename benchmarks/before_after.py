@@ -1,6 +1,6 @@
 """What a change of the package costs or saves: a training step and a decoded token, before and after.
 
-    OMP_NUM_THREADS=1 python benchmarks/before_after.py 6b487ec --output docs/before_after.json
+    OMP_NUM_THREADS=1 python benchmarks/before_after.py 6b487ec --output docs/results/before_after.json
 
 BEFORE is a commit, whose `src` is unpacked into a temporary folder; after is the working tree. Each runs in a process
 of its own, and the two take turns within one run. Measured on a four-layer Llama with random weights in float32, under
