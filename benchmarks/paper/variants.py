@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from peft_panacea.training import PreferenceArguments
-from peft_panacea.tuner import PanaceaSVD
+from peft_panacea.tuner import PanaceaLayer, PanaceaSVD
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,47 @@ class Settings:
         )
 
 
-class Bilinear(PanaceaSVD):
+class Variant(PanaceaSVD):
+    """Another function of the parameters of an adapter, which it takes over."""
+
+    def __init__(self, svd: PanaceaSVD) -> None:
+        nn.Module.__init__(self)
+        self.preference_rank, self.factor, self.dropout = svd.preference_rank, svd.factor, svd.dropout
+        self.U, self.Vh, self.sigma, self.scale = svd.U, svd.Vh, svd.sigma, svd.scale
+        self.m = (self.U.shape[1] - (0 if self.sigma is None else len(self.sigma))) // self.preference_rank
+
+
+class ScalePerObjective(Variant):
+    """One learned factor for each objective."""
+
+    def __init__(self, svd: PanaceaSVD) -> None:
+        super().__init__(svd)
+        self.scale = nn.Parameter(self.scale.detach().repeat(self.m))
+
+
+class Monotone(Variant):
+    """A learned power of the preference, one exponent for each matrix, 1 at the start: no longer linear in p."""
+
+    def __init__(self, svd: PanaceaSVD) -> None:
+        super().__init__(svd)
+        self.exponent = nn.Parameter(torch.zeros(1))
+
+    def gain(self, preference: Tensor) -> Tensor:
+        return super().gain(preference.clamp(min=1e-6) ** self.exponent.exp())
+
+
+class Bilinear(Variant):
     """Bilinear conditioning after PARM's PBLoRA: ΔW(p) = c · (U₁ diag(sigma) V₁ᵀ + U₂ (Σᵢ pᵢ Mᵢ) V₂ᵀ).
 
     The ranks, U and V are Panacea's; Mᵢ, `core[i]`, is a full matrix [m·R, m·R], 0 at the start as the scale is.
     PARM has a full matrix in the first term as well; the product with U₁ already spans what it can.
     """
+
+    def __init__(self, svd: PanaceaSVD) -> None:
+        super().__init__(svd)
+        k = self.m * self.preference_rank
+        self.core = nn.Parameter(torch.zeros(self.m, k, k))
+        self.scale = None
 
     def forward(self, x: Tensor, preference: Tensor) -> Tensor:
         r = 0 if self.sigma is None else len(self.sigma)
@@ -47,25 +82,15 @@ class Bilinear(PanaceaSVD):
         return self.factor * (torch.cat([shared, steered], dim=-1) @ self.U.T)
 
 
-class Monotone(PanaceaSVD):
-    """A learned power of the preference, one exponent for each matrix, 1 at the start: no longer linear in p."""
-
-    def gain(self, preference: Tensor) -> Tensor:
-        return super().gain(preference.clamp(min=1e-6) ** self.exponent.exp())
-
-
 def change(model: PeftModel, settings: Settings) -> None:
-    """Turn every adapter of the model into the variant that the settings ask for."""
-    for module in [module for module in model.modules() if isinstance(module, PanaceaSVD)]:
-        m = (module.U.shape[1] - (0 if module.sigma is None else len(module.sigma))) // module.preference_rank
-        if settings.scale_per_objective:
-            module.scale = nn.Parameter(module.scale.detach().repeat(m))
-        if settings.monotone:
-            module.__class__ = Monotone
-            module.exponent = nn.Parameter(torch.zeros(1))
-        if settings.bilinear:
-            k = m * module.preference_rank
-            module.__class__ = Bilinear
-            module.core = nn.Parameter(torch.zeros(m, k, k))
-            del module.scale
-            module.scale = None
+    """Put the variants that the settings ask for in place of every adapter of the model."""
+    wanted = {
+        ScalePerObjective: settings.scale_per_objective,
+        Monotone: settings.monotone,
+        Bilinear: settings.bilinear,
+    }
+    for layer in [module for module in model.modules() if isinstance(module, PanaceaLayer)]:
+        for name, svd in layer.panacea_svd.items():
+            for variant in (variant for variant, is_wanted in wanted.items() if is_wanted):
+                svd = variant(svd)
+            layer.panacea_svd[name] = svd

@@ -65,18 +65,18 @@ def _check(
     if state_dict is None:  # shapes and types will do
         read = functools.partial(load_state_dict, map_location="meta", weights_only=load_config.weights_only)
         state_dict = {key: tensor for file in files for key, tensor in read(file).items()}
-    own = model.state_dict()
+    in_model = model.state_dict()
     mapping = copy.deepcopy(load_config.weight_mapping or [])  # an entry takes note of being used
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
     converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
     renamed = {}
     for key, tensor in state_dict.items():
-        own_key, _ = rename_source_key(key, renamings, converters, model.base_model_prefix, own)
-        renamed[own_key if own_key in own else key] = tensor
+        new_key, _ = rename_source_key(key, renamings, converters, model.base_model_prefix, in_model)
+        renamed[new_key if new_key in in_model else key] = tensor
     for name, module in model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
-            for key, own_key in module.adapter_state_dict_load_map(adapter_name).items():
-                if f"{name}.{own_key}" not in renamed:
+            for key, new_key in module.adapter_state_dict_load_map(adapter_name).items():
+                if f"{name}.{new_key}" not in renamed:
                     raise ValueError(
                         f"The checkpoint of adapter {adapter_name!r} must hold what its configuration saves in full, "
                         f"but `{name}.{key}` is missing."

@@ -163,7 +163,7 @@ class PanaceaConfig(PeftConfig):
 
     def initial_std(self) -> dict[str, float]:
         """Standard deviations of the initial U, V and of sigma and scale."""
-        return {"std_u": 0.02, "std_v": 0.02, "std_gain": 0.0 if self.init_weights else 0.3}
+        return {"std_u": 0.02, "std_v": 0.02, "std_gain": 0.0 if self.init_weights else 0.2}
 
 
 def _check_integer(name: str, value: Any, minimum: int) -> None:
