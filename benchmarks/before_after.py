@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTHS, TURNS = (256, 1024), 40
+RATIOS = {"after / before": "before", "after / LoRA": "LoRA"}
 TASKS = ("training step", "a token for 1 row", "a token for 8 rows")
 
 
@@ -77,6 +78,19 @@ def work() -> None:
         print(json.dumps((time.perf_counter() - start) / repeats), flush=True)
 
 
+def table(report: dict) -> str:
+    """Medians and quartiles."""
+    lines = [
+        "| width | | before | after | LoRA | after / before | after / LoRA |",
+        "|---:|---|---:|---:|---:|---|---|",
+    ]
+    for row in report["rows"]:
+        times = (f"{row[f'{side}, ms']:.1f} ms" for side in ("before", "after", "LoRA"))
+        ratios = (f"{row[name][1]:.3f} ({row[name][0]:.3f} to {row[name][2]:.3f})" for name in RATIOS)
+        lines.append(f"| {row['width']} | {row['task']} | {' | '.join([*times, *ratios])} |")
+    return "\n".join(lines)
+
+
 class Side:
     """A process that imports the package from `source`."""
 
@@ -115,21 +129,17 @@ def main() -> None:
                 turns = turns[1:]  # the first one makes the models
                 row: dict[str, object] = {"width": width, "task": task}
                 row |= {f"{name}, ms": 1e3 * statistics.median(t[name] for t in turns) for name in turns[0]}
-                for name, other in (("after / before", "before"), ("after / LoRA", "LoRA")):
+                for name, other in RATIOS.items():
                     row[name] = statistics.quantiles((t["after"] / t[other] for t in turns), n=4)
                 rows.append(row)
-                shown = {
-                    name: f"{value[1]:.3f} ({value[0]:.3f} to {value[2]:.3f})" if isinstance(value, list) else value
-                    for name, value in row.items()
-                }
-                print(shown, flush=True)
         for side in sides.values():
             side.process.stdin.close()
             side.process.wait()
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
+    report = {"command": " ".join(["python", *sys.argv]), "turns": TURNS, "versions": versions, "rows": rows}
+    print(table(report))
     if args.output:
-        versions = {module.__name__: module.__version__ for module in (torch, transformers, peft)}
-        report = {"command": " ".join(["python", *sys.argv]), "turns": TURNS, "threads": 1, "versions": versions}
-        args.output.write_text(json.dumps({**report, "rows": rows}, indent=1) + "\n")
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

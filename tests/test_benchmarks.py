@@ -42,6 +42,12 @@ def test_one_learning_rate_trains_every_width(width_sweep):
         assert width_sweep.relative_loss(width, 1.0, 3e-3, "coloured", seed=0) < 0.1
 
 
+def test_before_after_table():
+    report = json.loads((ROOT / "docs" / "results" / "before_after.json").read_text())
+    table = load_script(ROOT / "benchmarks" / "before_after.py").table(report)
+    assert table in (ROOT / "docs" / "preference.md").read_text(encoding="utf-8")
+
+
 def test_sampling_table():
     results = json.loads((ROOT / "docs" / "results" / "sampling.json").read_text())["runs"]
     table = load_script(ROOT / "benchmarks" / "sampling.py").table(results)
