@@ -53,6 +53,7 @@ def lines(record):
     return len(record.read_bytes().splitlines()) - 1  # the first one says what is measured
 
 
+@pytest.mark.mechanics
 def test_two_processes_measure_what_one_does(on_both, alone, tmp_path):
     """Both processes have the front, one writes the record; no byte differs."""
     on_both(worker.measure_and_write, tmp_path / "record", tmp_path)
@@ -60,6 +61,7 @@ def test_two_processes_measure_what_one_does(on_both, alone, tmp_path):
     assert (tmp_path / "record").read_bytes() == (alone / "record").read_bytes()
     for rank in range(2):
         assert (tmp_path / f"front of {rank}.json").read_bytes() == (alone / "front.json").read_bytes()
+    print(f"front, two processes against one: equal bytes, {(alone / 'record').stat().st_size} in the record")
 
 
 @pytest.mark.parametrize("done", [1, 2, 5, 6])
@@ -73,8 +75,10 @@ def test_what_one_process_began_two_can_finish(on_both, alone, tmp_path, done):
     assert (tmp_path / "front of 1.json").read_bytes() == (alone / "front.json").read_bytes()
 
 
-def test_what_two_killed_processes_began_one_can_finish(alone, tmp_path):
-    """They end in the middle of their second round, as a job does whose time is over."""
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.mechanics
+def test_what_two_killed_processes_began_others_can_finish(together, on_both, alone, tmp_path):
+    """They end in the middle of their second round, as a job does whose time is over; one goes on, or two do."""
     rendezvous, record = (tmp_path / "rendezvous").as_uri(), tmp_path / "record"
     processes = [SPAWN.Process(target=worker.die, args=(rank, rendezvous, record, 1)) for rank in range(2)]
     for process in processes:
@@ -83,9 +87,13 @@ def test_what_two_killed_processes_began_one_can_finish(alone, tmp_path):
         process.join(SECONDS)
     assert [process.exitcode for process in processes] == [7, 7]
     assert lines(record) == 2, "the first round"
-    worker.measure(record).to_json(tmp_path / "front.json")
+    if together:
+        on_both(worker.measure_and_write, record, tmp_path)
+    else:
+        worker.measure(record).to_json(tmp_path / "front of 0.json")
     assert record.read_bytes() == (alone / "record").read_bytes()
-    assert (tmp_path / "front.json").read_bytes() == (alone / "front.json").read_bytes()
+    assert (tmp_path / "front of 0.json").read_bytes() == (alone / "front.json").read_bytes()
+    print(f"front, two processes killed after 2 of {worker.BATCHES} batches, finished by {1 + together}: equal bytes")
 
 
 def test_an_error_in_one_process_is_raised_in_both(on_both, alone, tmp_path):
