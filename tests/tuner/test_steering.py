@@ -285,6 +285,14 @@ def test_two_preferences_in_one_backward(model, tokens):
         torch.testing.assert_close(grad, first[name] + second[name], **CLOSE)
 
 
+def test_a_preference_that_was_set_in_inference_mode_can_be_trained_under(model, tokens):
+    with torch.inference_mode():
+        model.set_preference([0.3, 0.7])
+        model(**tokens)
+    model.train()
+    model(**tokens, labels=tokens["input_ids"]).loss.backward()
+
+
 @pytest.mark.mechanics
 def test_accumulated_gradients_are_those_of_the_whole_batch(model, tokens):
     """Micro-batches with the preferences of their rows; the rows have no padding, so that each weighs the same."""

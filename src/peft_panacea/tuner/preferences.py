@@ -63,7 +63,8 @@ def parse_preference(preference: Preferences, objectives: Sequence[str], *, extr
         _check(rows_or_one, objectives, extrapolate, first_row=0 if values.ndim == 2 else None)
     if not extrapolate:
         values = values.clip(min=0.0)
-    return torch.tensor(values, dtype=torch.float32, device="cpu")
+    with torch.inference_mode(False):  # the preference may outlive the mode it is set in, and be trained under
+        return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
 def _is_number(value: Any) -> bool:

@@ -113,7 +113,7 @@ class PreferenceState:
         preference = self._seen(adapter_name)
         if device not in preference:
             self._devices.add(device)
-            preference[device] = preference[CPU].to(device)
+            preference.update(self._on_devices(preference[CPU]))
         return preference[device]
 
     def set(self, preferences: Mapping[str, Tensor]) -> None:
@@ -186,4 +186,5 @@ class PreferenceState:
         return {self._number[name]: self._on_devices(preference) for name, preference in preferences.items()}
 
     def _on_devices(self, preference: Tensor) -> OnDevices:
-        return {device: preference.to(device) for device in tuple(self._devices)}
+        with torch.inference_mode(False):  # what is copied in a generation may be trained under later
+            return {device: preference.to(device) for device in tuple(self._devices)}
