@@ -30,11 +30,8 @@ def describe(front: Front) -> str:
     lines = [_table(rows)]
     if not all(ups):
         lines.append("  * lower is better")
-    lines.append(
-        "  95 % intervals over the prompts in brackets"
-        if with_intervals
-        else "  One value for each preference, so no intervals"
-    )
+    intervals = "95 % intervals over the prompts in brackets" if with_intervals else "One value each, so no intervals"
+    lines.append(f"  {intervals}")
     return "\n".join([*lines, "", _describe_metrics(front, with_intervals)])
 
 
