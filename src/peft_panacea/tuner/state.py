@@ -87,7 +87,7 @@ class PreferenceState:
         self.objectives: dict[str, tuple[str, ...]] = {}
         self._number: dict[str, int] = {}
         self._everyone = Scope({})
-        self._devices = {CPU}
+        self._devices: set[torch.device] = set()  # besides the CPU
 
     def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
         return {name: (self.objectives[name], self._of_everyone(name)[CPU]) for name in self.objectives}
@@ -186,5 +186,7 @@ class PreferenceState:
         return {self._number[name]: self._on_devices(preference) for name, preference in preferences.items()}
 
     def _on_devices(self, preference: Tensor) -> OnDevices:
+        if not self._devices:
+            return {CPU: preference}
         with torch.inference_mode(False):  # what is copied in a generation may be trained under later
-            return {device: preference.to(device) for device in tuple(self._devices)}
+            return {CPU: preference, **{device: preference.to(device) for device in tuple(self._devices)}}
