@@ -43,6 +43,9 @@ HELD_OUT = 64
 class PanaceaRLOOTrainer(ObjectiveRewardMixin, RLOOTrainer):
     """TRL's trainer, with a preference for every prompt and its completions."""
 
+    def log(self, *args: object, **kwargs: object) -> None:
+        """The progress bar is enough here."""
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a Panacea adapter, steer it, measure its front.")
@@ -81,6 +84,7 @@ def main() -> None:
         peft_config=PanaceaConfig(objectives=list(rewards), task_type="CAUSAL_LM"),
     )  # fmt: skip
     trainer.model.print_trainable_parameters()
+    print("\nThe rewards of the model as it is, to normalise them; then training:")
     trainer.normalise_rewards(train.select(range(HELD_OUT)))
     try:
         trainer.train()
