@@ -203,6 +203,13 @@ def test_what_is_set_for_everyone_within_is_undone(state):
     assert seen(state) == C.tolist()
 
 
+def test_what_was_replaced_within_is_not_put_back(state):
+    with state.as_everyone():
+        state.remove("x")
+        state.add("x", ["a", "b", "c"], torch.tensor([0.2, 0.3, 0.5]))
+    assert state.get("x").shape == (3,), "another adapter of the same name"
+
+
 def test_a_recomputation_in_another_thread_sees_what_the_forward_saw(state):
     with state.block({"x": A}):
         forward = state.seen()

@@ -180,7 +180,7 @@ class ObjectiveLossMixin(PreferenceMixin):
 
         Returns:
             A front to be minimised; `base` are the losses without the adapter, if the model is a `PeftModel`. Every
-            loss is one value for all rows of its objective, so P is 1 and an interval has no width.
+            loss is one value for all rows of its objective, so P is 1 and there are no intervals.
 
         Raises:
             ValueError: The trainer has no `eval_dataset`, or an objective no batch of it.

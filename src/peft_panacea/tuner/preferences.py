@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CPU = torch.device("cpu")
-
 SUM_TOLERANCE = 1e-4
 """How far from 1 the entries of a preference may sum: room for half-precision input, not for a wrong preference."""
 

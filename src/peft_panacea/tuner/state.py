@@ -146,15 +146,13 @@ class PreferenceState:
     @contextmanager
     def as_everyone(self) -> Iterator[None]:
         """Within it the caller sees what everyone sees; on leaving it, that is what it was before."""
-        before = {name: self._of_everyone(name) for name in self.objectives}
-        numbers = set(self._number.values())
+        before = dict(self._everyone.preferences)
         try:
-            with _entered({n: preference for n, preference in self._around().items() if n not in numbers}):
+            with _entered({n: preference for n, preference in self._around().items() if n not in before}):
                 yield
         finally:
-            self._everyone.preferences.update(
-                {self._number[name]: preference for name, preference in before.items() if name in self._number}
-            )
+            # Not what was deleted since, nor an adapter that was added, even under the name of a deleted one.
+            self._everyone.preferences.update({n: before[n] for n in before if n in self._everyone.preferences})
 
     def seen(self) -> dict[int, OnDevices]:
         """What the caller sees, for `as_seen`."""
