@@ -9,6 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils.quantization_utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
+from torch.nn.modules import module as watching
 from transformers.pytorch_utils import Conv1D
 
 from .config import PanaceaConfig
@@ -144,20 +145,24 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
-        result = self.base_layer(x, *args, **kwargs)
+        base_layer = self.base_layer
+        result = base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged:
             return result
 
         dtype = result.dtype
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
+        in_place = not _is_watched(base_layer)
+        adapters = self.panacea_svd
         for name in self.active_adapters:
-            if name not in self.panacea_svd:
+            if name not in adapters:
                 continue
-            svd = self.panacea_svd[name]
-            preference = self.preference_state.get(name, x.device)
-            result = result + svd(self._cast_input_dtype(x, svd.Vh.dtype), preference)
-        return result.to(dtype)
+            svd = adapters[name]
+            if x.dtype != (expected := svd.Vh.dtype):
+                x = self._cast_input_dtype(x, expected)
+            result = svd(result, x, self.preference_state.held(name), in_place)
+        return result if result.dtype == dtype else result.to(dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
         return True
@@ -167,3 +172,10 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a hook may have kept what the module returned, which must then not be written into."""
+    return bool(
+        module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or watching._global_forward_hooks
+    )

@@ -42,54 +42,56 @@ def parse_preference(preference: Preferences, objectives: Sequence[str], *, extr
         ValueError: wrong length, unknown or missing names, NaN or infinity, and, unless `extrapolate`, an entry
             below 0 (by more than `ROUNDING`) or a sum that differs from 1 by more than `SUM_TOLERANCE`.
     """
+    values: list[Any]
     if isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
-        rows = [_numbers(row, objectives, f"`preference` row {i}") for i, row in enumerate(preference)]
-        for i, row in enumerate(rows):
-            if row.ndim != 1:
-                raise ValueError(
-                    f"`preference` row {i} must be one preference with {len(objectives)} entries, "
-                    f"but got shape {tuple(row.shape)}."
-                )
-            _check(row[None], objectives, extrapolate, first_row=i)
-        values = np.stack(rows)
+        rows = [_numbers(row, objectives, f"`preference` row {i}", may_be_rows=False) for i, row in enumerate(preference)]
+        values = [_checked(row, objectives, extrapolate, f"`preference` row {i}") for i, row in enumerate(rows)]
     else:
-        values = _numbers(preference, objectives, "`preference`")
-        rows_or_one = values if values.ndim == 2 else values[None]
-        if rows_or_one.ndim != 2 or rows_or_one.shape[0] == 0:
-            m = len(objectives)
-            raise ValueError(f"`preference` must have shape ({m},) or (B, {m}), but got {tuple(values.shape)}.")
-        _check(rows_or_one, objectives, extrapolate, first_row=0 if values.ndim == 2 else None)
-    if not extrapolate:
-        values = values.clip(min=0.0)
+        values = _numbers(preference, objectives, "`preference`", may_be_rows=True)
+        if values and isinstance(values[0], list):
+            values = [_checked(row, objectives, extrapolate, f"`preference` row {i}") for i, row in enumerate(values)]
+        else:
+            values = _checked(values, objectives, extrapolate, "`preference`")
+    if not torch.is_inference_mode_enabled():
+        return torch.tensor(values, dtype=torch.float32, device="cpu")
     with torch.inference_mode(False):  # the preference may outlive the mode it is set in, and be trained under
         return torch.tensor(values, dtype=torch.float32, device="cpu")
 
 
 def _is_number(value: Any) -> bool:
+    if type(value) is float:
+        return True
     if isinstance(value, np.ndarray | Tensor):
         return value.ndim == 0
     return isinstance(value, numbers.Real)
 
 
-def _numbers(value: Any, objectives: Sequence[str], what: str) -> np.ndarray:
-    """Turn a mapping, sequence, array or tensor of real numbers into a float64 array."""
-    if isinstance(value, Mapping):
+def _numbers(value: Any, objectives: Sequence[str], what: str, *, may_be_rows: bool) -> list[Any]:
+    """Turn a mapping, sequence, array or tensor of real numbers into a list of them, or of rows of them."""
+    if not isinstance(value, list | tuple):
+        if isinstance(value, Tensor | np.ndarray):
+            return _numbers_of_array(value, len(objectives), what, may_be_rows)
+        if not isinstance(value, Mapping):
+            raise TypeError(
+                f"{what} must be a list, tuple, array, tensor or mapping of numbers, but got {type(value).__name__}."
+            )
         if set(value) != set(objectives):
             raise ValueError(f"{what} must name exactly the objectives {list(objectives)}, but got {list(value)}.")
         value = [value[name] for name in objectives]
+    return [entry if type(entry) is float else _number(entry, what) for entry in value]
+
+
+def _numbers_of_array(value: Tensor | np.ndarray, m: int, what: str, may_be_rows: bool) -> list[Any]:
     if isinstance(value, Tensor):
         if value.is_complex() or value.dtype == torch.bool or value.is_meta:
             raise TypeError(f"{what} must hold real numbers, but got a tensor of {value.dtype} on {value.device}.")
-        return value.detach().to("cpu", torch.float64).numpy()
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "fiu":
-            raise TypeError(f"{what} must hold real numbers, but got an array of {value.dtype}.")
-        return value.astype(np.float64)
-    if not isinstance(value, list | tuple):
-        raise TypeError(
-            f"{what} must be a list, tuple, array, tensor or mapping of numbers, but got {type(value).__name__}."
-        )
-    return np.array([_number(entry, what) for entry in value], dtype=np.float64)
+    elif value.dtype.kind not in "fiu":
+        raise TypeError(f"{what} must hold real numbers, but got an array of {value.dtype}.")
+    if not may_be_rows and value.ndim != 1:
+        raise ValueError(f"{what} must be one preference with {m} entries, but got shape {tuple(value.shape)}.")
+    if value.ndim not in (1, 2) or not len(value):
+        raise ValueError(f"{what} must have shape ({m},) or (B, {m}), but got {tuple(value.shape)}.")
+    return (value.double() if isinstance(value, Tensor) else value.astype(np.float64)).tolist()
 
 
 def _number(entry: Any, what: str) -> float:
@@ -102,15 +104,14 @@ def _number(entry: Any, what: str) -> float:
         return math.inf
 
 
-def _check(rows: np.ndarray, objectives: Sequence[str], extrapolate: bool, first_row: int | None) -> None:
-    """Check a [B, m] array; `first_row` numbers the rows in the message, None means that there is only one."""
+def _checked(row: list[float], objectives: Sequence[str], extrapolate: bool, what: str) -> list[float]:
+    """The entries of one preference, on the simplex unless `extrapolate`."""
     m = len(objectives)
+    valid = len(row) == m and all(abs(entry) <= _FLOAT32_MAX for entry in row)
+    if valid and extrapolate:
+        return row
+    if valid and min(row) >= -ROUNDING and abs(sum(row) - 1.0) <= SUM_TOLERANCE:
+        return [max(entry, 0.0) for entry in row]
     rule = f"{m} finite entries" if extrapolate else f"{m} non-negative entries that sum to 1"
-    for i, row in enumerate(rows):
-        valid = row.size == m and bool((np.abs(row) <= _FLOAT32_MAX).all())
-        if valid and not extrapolate:
-            valid = bool((row >= -ROUNDING).all()) and abs(row.sum() - 1.0) <= SUM_TOLERANCE
-        if not valid:
-            what = "`preference`" if first_row is None else f"`preference` row {first_row + i}"
-            found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if row.size > 12 else "")
-            raise ValueError(f"{what} must have {rule}, for {', '.join(objectives)}, but got [{found}].")
+    found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if len(row) > 12 else "")
+    raise ValueError(f"{what} must have {rule}, for {', '.join(objectives)}, but got [{found}].")

@@ -6,19 +6,50 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .kept import Kept
 
 CPU = torch.device("cpu")
-
-OnDevices: TypeAlias = dict[torch.device, Tensor]
-"""One adapter's preference, [m] or [B, m], float32, on the CPU and wherever it was used."""
 
 _SCOPE: ContextVar[Scope] = ContextVar("panacea_scope")
 
 _numbers = itertools.count()
+
+
+class Held:
+    """One adapter's preference, and what was made of it, which lasts as long as somebody holds it.
+
+    Args:
+        preference: [m] or [B, m], float32, on the CPU.
+        devices: Where else it is wanted; a device that is asked for is added.
+
+    Attributes:
+        rows: B, or None.
+        gains: By layer and number of dimensions of its input.
+    """
+
+    def __init__(self, preference: Tensor, devices: set[torch.device] | None = None) -> None:
+        self.rows = preference.shape[0] if preference.ndim == 2 else None
+        self.gains: dict[tuple[nn.Module, int], Kept] = {}
+        self._devices = set() if devices is None else devices
+        self._on = {CPU: preference}
+        self._copy()
+
+    def on(self, device: torch.device = CPU) -> Tensor:
+        """The preference on a device."""
+        if device not in self._on:
+            self._devices.add(device)
+            self._copy()
+        return self._on[device]
+
+    def _copy(self) -> None:
+        if self._devices:
+            with torch.inference_mode(False):  # what is copied in a generation may be trained under later
+                self._on.update({device: self._on[CPU].to(device) for device in tuple(self._devices)})
 
 
 class Scope:
@@ -33,7 +64,7 @@ class Scope:
     """
 
     def __init__(
-        self, preferences: dict[int, OnDevices], *, outer: Scope | None = None, of_call: bool = False
+        self, preferences: dict[int, Held], *, outer: Scope | None = None, of_call: bool = False
     ) -> None:
         self.preferences = preferences
         self.outer = outer
@@ -53,7 +84,7 @@ def _innermost() -> Scope | None:
 
 
 @contextmanager
-def _entered(preferences: dict[int, OnDevices], *, of_call: bool = False) -> Iterator[None]:
+def _entered(preferences: dict[int, Held], *, of_call: bool = False) -> Iterator[None]:
     """A scope with these preferences and no others."""
     outer = _innermost()
     scope = Scope(preferences, outer=outer, of_call=of_call)
@@ -88,9 +119,10 @@ class PreferenceState:
         self._number: dict[str, int] = {}
         self._everyone = Scope({})
         self._devices: set[torch.device] = set()  # besides the CPU
+        self._last: dict[str, Held] = {}
 
     def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-        return {name: (self.objectives[name], self._of_everyone(name)[CPU]) for name in self.objectives}
+        return {name: (self.objectives[name], self._of_everyone(name).on()) for name in self.objectives}
 
     def __setstate__(self, adapters: dict[str, tuple[tuple[str, ...], Tensor]]) -> None:
         self.__init__()  # type: ignore[misc]
@@ -106,20 +138,22 @@ class PreferenceState:
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter; do nothing if it is not known."""
         self.objectives.pop(adapter_name, None)
+        self._last.pop(adapter_name, None)
         self._everyone.preferences.pop(self._number.pop(adapter_name, -1), None)
 
     def get(self, adapter_name: str, device: torch.device = CPU) -> Tensor:
         """The preference of an adapter as the caller sees it, [m] or [B, m], float32 on `device`."""
-        preference = self._seen(adapter_name)
-        if device not in preference:
-            self._devices.add(device)
-            preference.update(self._on_devices(preference[CPU]))
-        return preference[device]
+        return self.held(adapter_name).on(device)
+
+    def held(self, adapter_name: str) -> Held:
+        """The same with what was made of it."""
+        preference = self._everyone.current.preferences.get(self._number[adapter_name])
+        return self._of_everyone(adapter_name) if preference is None else preference
 
     def set(self, preferences: Mapping[str, Tensor]) -> None:
         """Replace what everyone sees of the named adapters."""
         for name, preference in preferences.items():
-            self._everyone.preferences[self._number[name]] = self._on_devices(preference)
+            self._everyone.preferences[self._number[name]] = self._hold(name, preference)
 
     def overridden(self, adapter_name: str) -> bool:
         """Whether the caller is in a block or call and does not see what everyone sees of the adapter."""
@@ -138,7 +172,7 @@ class PreferenceState:
             yield
 
     @contextmanager
-    def as_seen(self, seen: Mapping[int, OnDevices]) -> Iterator[None]:
+    def as_seen(self, seen: Mapping[int, Held]) -> Iterator[None]:
         """Within it the caller sees what `seen` returned."""
         with _entered({**self._around(), **seen}):
             yield
@@ -154,9 +188,9 @@ class PreferenceState:
             # Not what was deleted since, nor an adapter that was added, even under the name of a deleted one.
             self._everyone.preferences.update({n: before[n] for n in before if n in self._everyone.preferences})
 
-    def seen(self) -> dict[int, OnDevices]:
+    def seen(self) -> dict[int, Held]:
         """What the caller sees, for `as_seen`."""
-        return {self._number[name]: self._seen(name) for name in self.objectives}
+        return {self._number[name]: self.held(name) for name in self.objectives}
 
     def repeat_rows(self, repeats: int) -> None:
         """Repeat every per-row preference of a call as `generate` repeats rows: each row `repeats` times in a run."""
@@ -164,27 +198,24 @@ class PreferenceState:
         if not scope.of_call:
             return
         for number, preference in self.seen().items():
-            if preference[CPU].ndim == 2:
-                rows = preference[CPU].repeat_interleave(repeats, dim=0)
-                scope.preferences = {**scope.preferences, number: self._on_devices(rows)}
+            if preference.rows is not None:
+                rows = preference.on().repeat_interleave(repeats, dim=0)
+                scope.preferences = {**scope.preferences, number: Held(rows, self._devices)}
 
-    def _seen(self, adapter_name: str) -> OnDevices:
-        preference = self._everyone.current.preferences.get(self._number[adapter_name])
-        return self._of_everyone(adapter_name) if preference is None else preference
-
-    def _of_everyone(self, adapter_name: str) -> OnDevices:
+    def _of_everyone(self, adapter_name: str) -> Held:
         return self._everyone.preferences[self._number[adapter_name]]
 
-    def _around(self) -> dict[int, OnDevices]:
+    def _around(self) -> dict[int, Held]:
         """The preferences of the caller's scope."""
         scope: Scope = self._everyone.current
         return {} if scope is self._everyone else scope.preferences
 
-    def _numbered(self, preferences: Mapping[str, Tensor]) -> dict[int, OnDevices]:
-        return {self._number[name]: self._on_devices(preference) for name, preference in preferences.items()}
+    def _numbered(self, preferences: Mapping[str, Tensor]) -> dict[int, Held]:
+        return {self._number[name]: self._hold(name, preference) for name, preference in preferences.items()}
 
-    def _on_devices(self, preference: Tensor) -> OnDevices:
-        if not self._devices:
-            return {CPU: preference}
-        with torch.inference_mode(False):  # what is copied in a generation may be trained under later
-            return {CPU: preference, **{device: preference.to(device) for device in tuple(self._devices)}}
+    def _hold(self, adapter_name: str, preference: Tensor) -> Held:
+        # A loop that gives the same preference to every call, token by token, makes everything once.
+        last = self._last.get(adapter_name)
+        if last is None or not torch.equal(last.on(), preference):
+            last = self._last[adapter_name] = Held(preference, self._devices)
+        return last

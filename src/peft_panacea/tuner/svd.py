@@ -7,6 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .kept import Kept
+from .product import add_update
+from .state import Held
+
 
 def gain(sigma: Tensor | None, scale: Tensor, preference: Tensor, preference_rank: int) -> Tensor:
     """The singular values (sigma, scale · p), the entries of p repeated `preference_rank` times.
@@ -26,23 +30,6 @@ def gain(sigma: Tensor | None, scale: Tensor, preference: Tensor, preference_ran
     if sigma is None:
         return steered
     return torch.cat([sigma.expand(*preference.shape[:-1], -1), steered], dim=-1)
-
-
-def delta(x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor) -> Tensor:
-    """(x V ⊙ gain) Uᵀ: the gain multiplies in rank space, so no pass over the output is paid for it.
-
-    Args:
-        x: [..., in].
-        U: [out, k].
-        Vh: [k, in].
-        gain: [k], or anything that broadcasts against [..., k].
-
-    Returns:
-        [..., out].
-    """
-    # A product with V [in, k] would round a row differently at another place in the batch (MKL, float32, k = 10).
-    h = nn.functional.linear(x, Vh)
-    return nn.functional.linear((h * gain).to(h.dtype), U)
 
 
 def delta_weight(U: Tensor, Vh: Tensor, gain: Tensor) -> Tensor:
@@ -86,6 +73,7 @@ class PanaceaSVD(nn.Module):
         self.Vh = nn.Parameter(torch.empty(k, in_features))
         self.sigma = nn.Parameter(torch.empty(r, dtype=torch.float32)) if r else None
         self.scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
+        self._epoch = 0
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
         """U ~ N(0, std_u²), Vh ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
@@ -98,18 +86,39 @@ class PanaceaSVD(nn.Module):
         """The constant c times (sigma, scale · p), [..., r + m·R], for a preference [..., m]."""
         return self.factor * gain(self.sigma, self.scale, preference, self.preference_rank)
 
-    def forward(self, x: Tensor, preference: Tensor) -> Tensor:
-        """ΔW(p) x for x [B, ..., in] and one preference [m], or one for every row, [B, m]. Returns [B, ..., out]."""
-        g = self.gain(preference)
-        if preference.ndim == 2:
-            if x.ndim < 2 or x.shape[0] != preference.shape[0]:
-                raise ValueError(
-                    f"`preference` must have one row for every row of the batch, but got {preference.shape[0]} rows "
-                    f"for a layer input of shape {tuple(x.shape)}. Where rows are repeated (beams, "
-                    "`num_return_sequences`) repeat the preference's too; where they are flattened use one preference."
-                )
-            g = g.view(g.shape[0], *[1] * (x.ndim - 2), -1)
-        return delta(self.dropout(x), self.U, self.Vh, g)
+    def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False) -> Tensor:
+        """result + ΔW(p) x.
+
+        Args:
+            result: [B, ..., out], the output of the base layer.
+            x: [B, ..., in], its input.
+            held: The preference, [m], or [B, m] with one for every row.
+            in_place: Whether nobody else has `result`, so that it may be written into.
+        """
+        if self.training:
+            x = self.dropout(x)
+        return add_update(result, x, self.U, self.Vh, self._gain_for(x, held), in_place=in_place)
+
+    def _gain_for(self, x: Tensor, held: Held) -> Tensor:
+        """The gain, in a shape that broadcasts against x V; in inference it is made once for each preference."""
+        check_rows(x, held)
+        if torch.compiler.is_compiling():
+            return self._make_gain(x, held)
+        if torch.is_grad_enabled() or self.training:
+            self._epoch += 1  # an update may follow
+            return self._make_gain(x, held)
+        parameters = [p for p in (self._parameters.get("sigma"), self._parameters.get("scale")) if p is not None]
+        kept = held.gains.get((self, x.ndim))
+        if kept is not None and kept.holds(parameters, self._epoch):
+            return kept.value
+        if not parameters or parameters[-1].is_inference():  # hidden while sharded, or without a version
+            return self._make_gain(x, held)
+        held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), parameters, self._epoch)
+        return kept.value
+
+    def _make_gain(self, x: Tensor, held: Held) -> Tensor:
+        g = self.gain(held.on(x.device))
+        return g if g.ndim == 1 else g.view(g.shape[0], *[1] * (x.ndim - 2), -1)
 
     def delta_weight(self, preference: Tensor) -> Tensor:
         """ΔW(p), [out, in], in float32 or better, for one preference [m]."""
@@ -136,6 +145,7 @@ class PanaceaSVD(nn.Module):
                 "model is wrapped, as docs/initialisation.md says."
             )
         self.restore_diagonal()
+        self._epoch += 1
         return super().train(mode)
 
     def restore_diagonal(self) -> None:
@@ -146,3 +156,13 @@ class PanaceaSVD(nn.Module):
 
     def _diagonal(self) -> list[nn.Parameter]:
         return [parameter for parameter in (self.sigma, self.scale) if parameter is not None]
+
+
+def check_rows(x: Tensor, held: Held) -> None:
+    """Refuse a preference per row for another number of rows, even where it would broadcast."""
+    if held.rows is not None and (x.ndim < 2 or x.shape[0] != held.rows):
+        raise ValueError(
+            f"`preference` must have one row for every row of the batch, but got {held.rows} rows "
+            f"for a layer input of shape {tuple(x.shape)}. Where rows are repeated (beams, "
+            "`num_return_sequences`) repeat the preference's too; where they are flattened use one preference."
+        )
