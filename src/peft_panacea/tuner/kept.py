@@ -18,7 +18,7 @@ class Kept:
 
     Args:
         make: Makes the tensor.
-        parameters: Of what; they count versions, as all do that were not created in inference mode.
+        parameters: Of what; each `can_be_watched`.
         epoch: The owner's.
     """
 
@@ -40,6 +40,11 @@ class Kept:
             if values is not None and not torch.equal(data, values):
                 return False
         return True
+
+
+def can_be_watched(tensor: Tensor) -> bool:
+    """Whether writes can be seen: it is no stand-in for a parameter, and was not created in inference mode."""
+    return type(tensor) is nn.Parameter and not tensor.is_inference()
 
 
 def _look(parameter: nn.Parameter) -> tuple[nn.Parameter, Tensor, int, int, Tensor | None]:

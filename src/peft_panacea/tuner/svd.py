@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .kept import Kept
+from .kept import Kept, can_be_watched
 from .product import add_update
 from .state import Held
 
@@ -95,7 +95,7 @@ class PanaceaSVD(nn.Module):
             held: The preference, [m], or [B, m] with one for every row.
             in_place: Whether nobody else has `result`, so that it may be written into.
         """
-        if self.training:
+        if self.dropout.training:
             x = self.dropout(x)
         return add_update(result, x, self.U, self.Vh, self._gain_for(x, held), in_place=in_place)
 
@@ -109,11 +109,10 @@ class PanaceaSVD(nn.Module):
             return self._make_gain(x, held)
         parameters = [p for p in (self._parameters.get("sigma"), self._parameters.get("scale")) if p is not None]
         kept = held.gains.get((self, x.ndim))
-        if kept is not None and kept.holds(parameters, self._epoch):
-            return kept.value
-        if not parameters or parameters[-1].is_inference():  # hidden while sharded, or without a version
-            return self._make_gain(x, held)
-        held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), parameters, self._epoch)
+        if kept is None or not kept.holds(parameters, self._epoch):
+            if not parameters or not all(map(can_be_watched, parameters)):  # while sharded there may be none
+                return self._make_gain(x, held)
+            held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), parameters, self._epoch)
         return kept.value
 
     def _make_gain(self, x: Tensor, held: Held) -> Tensor:
