@@ -41,7 +41,8 @@ class Walk:
         self.looks = looks
         self.model = steered(MLP(), target_modules=["hidden", "out"])
         self.patch = monkeypatch
-        monkeypatch.setattr(kept, "_can_be_looked_at", lambda data: looks)
+        if not looks:
+            monkeypatch.setattr(kept, "_reader", lambda data: None)
         self.count = 0
 
     def check(self, **preference):
@@ -52,7 +53,7 @@ class Walk:
             with torch.no_grad():
                 answer = self.model(x, **preference)
                 with self.patch.context() as patch:
-                    patch.setattr(PanaceaSVD, "_gain_for", PanaceaSVD._make_gain)
+                    patch.setattr(PanaceaSVD, "_kept_gain", PanaceaSVD._make_gain)
                     same &= torch.equal(answer, self.model(x, **preference))
             assert answer.isfinite().all()
         return same
@@ -183,14 +184,14 @@ def test_nothing_is_ever_out_of_date(looks, monkeypatch):
 
 # What keeps a gain from being used when it is out of date → where, the code that does it, and the code without it.
 CHECKS = {
-    "epoch": (Kept, "holds", "epoch != self._epoch", "False"),
+    "epoch": (PanaceaSVD, "_kept_gain", "kept.epoch == self._epoch", "True"),
     "parameter": (Kept, "holds", "parameter is not known or", ""),
-    "memory": (Kept, "holds", "parameter.data_ptr() != address or", ""),
-    "version": (Kept, "holds", "or parameter._version != version", ""),
-    "values": (Kept, "holds", "not torch.equal(data, values)", "False"),
-    "recorded forward": (PanaceaSVD, "_gain_for", "self._epoch += 1", "pass"),
+    "memory": (Kept, "holds", "known.data_ptr() != address or", ""),
+    "version": (Kept, "holds", "or known._version != version", ""),
+    "values": (Kept, "holds", "read() != content", "False"),
+    "recorded forward": (PanaceaSVD, "forward", "self._epoch += 1", "pass"),
     "mode": (PanaceaSVD, "train", "self._epoch += 1", "pass"),
-    "dimensions": (PanaceaSVD, "_gain_for", "x.ndim", "0"),
+    "dimensions": (PanaceaSVD, "_kept_gain", "x.ndim", "0"),
     "preference": (Held, "__init__", "Kept] = {}", "Kept] = SHARED"),
 }
 SEEN_BY_VALUE = {"epoch", "parameter", "version", "recorded forward", "mode"}

@@ -145,20 +145,20 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
-        base_layer = self.base_layer
+        # Not `self.base_layer`: the lookup of a module by its attribute costs as much as a product for one token.
+        base_layer, adapters = self._modules["base_layer"], self._modules["panacea_svd"]._modules
         result = base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or self.merged_adapters:
             return result
 
         dtype = result.dtype
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
         in_place = not _is_watched(base_layer)
-        adapters = self.panacea_svd
         for name in self.active_adapters:
-            if name not in adapters:
+            svd = adapters.get(name)
+            if svd is None:
                 continue
-            svd = adapters[name]
             if x.dtype != (expected := svd.Vh.dtype):
                 x = self._cast_input_dtype(x, expected)
             result = svd(result, x, self.preference_state.held(name), in_place)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
-def add_update(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, *, in_place: bool) -> Tensor:
-    """The sum, into `result` itself where that is allowed and where the dtypes agree.
+def add_update(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, in_place: bool) -> Tensor:
+    """The sum, written into `result` if that is allowed and the dtypes agree.
 
     Args:
         result: [..., out].
@@ -23,10 +23,15 @@ def add_update(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, *
     Returns:
         [..., out], of the dtype that `result` and the update promote to.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # they want to see each operation
-        return result + linear(_gained(linear(x, Vh), gain), U)
+    if torch._C._are_functorch_transforms_active():
+        return add_plainly(result, x, U, Vh, gain)
     if torch.is_grad_enabled():
-        return _recorded(result, x, U, Vh, gain, in_place)
+        if torch.is_autocast_enabled(x.device.type):
+            x, U, Vh = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, U, Vh))
+        if result.dtype == U.dtype and result.is_contiguous():
+            # Into a view autograd writes by a detour that costs more than it saves.
+            return _AddUpdate.apply(result, x, U, Vh, gain, in_place and not result._is_view())
+        return add_plainly(result, x, U, Vh, gain)
     h = linear(x, Vh)
     h.mul_(gain)
     if in_place and result.dtype == h.dtype == U.dtype and result.is_contiguous():
@@ -35,12 +40,9 @@ def add_update(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, *
     return result + linear(h, U)
 
 
-def _recorded(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, in_place: bool) -> Tensor:
-    if torch.is_autocast_enabled(x.device.type):
-        x, U, Vh = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, U, Vh))
-    if result.dtype == U.dtype and result.is_contiguous():
-        # Into a view autograd writes by a detour that costs more than it saves.
-        return _AddUpdate.apply(result, x, U, Vh, gain, in_place and not result._is_view())
+def add_plainly(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor) -> Tensor:
+    """The same in single operations, for `torch.compile`, which fuses them itself, and functional transforms."""
+    # A product with V [in, k] would round a row differently at another place in the batch (MKL, float32, k = 10).
     return result + linear(_gained(linear(x, Vh), gain), U)
 
 

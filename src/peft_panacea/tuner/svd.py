@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .kept import Kept, can_be_watched
-from .product import add_update
+from .product import add_plainly, add_update
 from .state import Held
 
 
@@ -95,27 +95,31 @@ class PanaceaSVD(nn.Module):
             held: The preference, [m], or [B, m] with one for every row.
             in_place: Whether nobody else has `result`, so that it may be written into.
         """
-        if self.dropout.training:
-            x = self.dropout(x)
-        return add_update(result, x, self.U, self.Vh, self._gain_for(x, held), in_place=in_place)
-
-    def _gain_for(self, x: Tensor, held: Held) -> Tensor:
-        """The gain, in a shape that broadcasts against x V; in inference it is made once for each preference."""
-        check_rows(x, held)
+        if held.rows is not None:
+            check_rows(x, held)
+        dropout = self._modules["dropout"]
+        if dropout.training:
+            x = dropout(x)
         if torch.compiler.is_compiling():
-            return self._make_gain(x, held)
+            return add_plainly(result, x, self.U, self.Vh, self._make_gain(x, held))
         if torch.is_grad_enabled() or self.training:
             self._epoch += 1  # an update may follow
-            return self._make_gain(x, held)
-        parameters = [p for p in (self._parameters.get("sigma"), self._parameters.get("scale")) if p is not None]
+            return add_update(result, x, self.U, self.Vh, self._make_gain(x, held), in_place)
+        return add_update(result, x, self.U, self.Vh, self._kept_gain(x, held), in_place)
+
+    def _kept_gain(self, x: Tensor, held: Held) -> Tensor:
+        """The gain as it was made once for this preference, if it would be the same today."""
         kept = held.gains.get((self, x.ndim))
-        if kept is None or not kept.holds(parameters, self._epoch):
-            if not parameters or not all(map(can_be_watched, parameters)):  # while sharded there may be none
-                return self._make_gain(x, held)
-            held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), parameters, self._epoch)
+        if kept is not None and kept.epoch == self._epoch and kept.holds(self._parameters):
+            return kept.value
+        parameters = {name: p for name, p in self._parameters.items() if name in ("sigma", "scale") and p is not None}
+        if not parameters or not all(map(can_be_watched, parameters.values())):  # while sharded there may be none
+            return self._make_gain(x, held)
+        held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), parameters, self._epoch)
         return kept.value
 
     def _make_gain(self, x: Tensor, held: Held) -> Tensor:
+        """The gain, in a shape that broadcasts against x V."""
         g = self.gain(held.on(x.device))
         return g if g.ndim == 1 else g.view(g.shape[0], *[1] * (x.ndim - 2), -1)
 
