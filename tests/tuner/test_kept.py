@@ -53,7 +53,8 @@ class Walk:
             with torch.no_grad():
                 answer = self.model(x, **preference)
                 with self.patch.context() as patch:
-                    patch.setattr(PanaceaSVD, "_kept_gain", PanaceaSVD._make_gain)
+                    patch.setattr(Kept, "holds", lambda *args: False)
+                    patch.setattr(PanaceaSVD, "_keep_gain", PanaceaSVD._make_gain)
                     same &= torch.equal(answer, self.model(x, **preference))
             assert answer.isfinite().all()
         return same
@@ -184,14 +185,14 @@ def test_nothing_is_ever_out_of_date(looks, monkeypatch):
 
 # What keeps a gain from being used when it is out of date → where, the code that does it, and the code without it.
 CHECKS = {
-    "epoch": (PanaceaSVD, "_kept_gain", "kept.epoch == self._epoch", "True"),
+    "epoch": (PanaceaSVD, "forward", "kept.epoch == self._epoch", "True"),
     "parameter": (Kept, "holds", "parameter is not known or", ""),
     "memory": (Kept, "holds", "known.data_ptr() != address or", ""),
     "version": (Kept, "holds", "or known._version != version", ""),
     "values": (Kept, "holds", "read() != content", "False"),
     "recorded forward": (PanaceaSVD, "forward", "self._epoch += 1", "pass"),
     "mode": (PanaceaSVD, "train", "self._epoch += 1", "pass"),
-    "dimensions": (PanaceaSVD, "_kept_gain", "x.ndim", "0"),
+    "dimensions": (PanaceaSVD, "forward", "x.ndim", "2"),
     "preference": (Held, "__init__", "Kept] = {}", "Kept] = SHARED"),
 }
 SEEN_BY_VALUE = {"epoch", "parameter", "version", "recorded forward", "mode"}

@@ -104,14 +104,15 @@ class PanaceaSVD(nn.Module):
             return add_plainly(result, x, self.U, self.Vh, self._make_gain(x, held))
         if torch.is_grad_enabled() or self.training:
             self._epoch += 1  # an update may follow
-            return add_update(result, x, self.U, self.Vh, self._make_gain(x, held), in_place)
-        return add_update(result, x, self.U, self.Vh, self._kept_gain(x, held), in_place)
+            gain = self._make_gain(x, held)
+        else:
+            kept = held.gains.get((self, x.ndim))
+            is_good = kept is not None and kept.epoch == self._epoch and kept.holds(self._parameters)
+            gain = kept.value if is_good else self._keep_gain(x, held)
+        return add_update(result, x, self.U, self.Vh, gain, in_place)
 
-    def _kept_gain(self, x: Tensor, held: Held) -> Tensor:
-        """The gain as it was made once for this preference, if it would be the same today."""
-        kept = held.gains.get((self, x.ndim))
-        if kept is not None and kept.epoch == self._epoch and kept.holds(self._parameters):
-            return kept.value
+    def _keep_gain(self, x: Tensor, held: Held) -> Tensor:
+        """The gain, made for this preference once and for all until something changes."""
         parameters = {name: p for name, p in self._parameters.items() if name in ("sigma", "scale") and p is not None}
         if not parameters or not all(map(can_be_watched, parameters.values())):  # while sharded there may be none
             return self._make_gain(x, held)
