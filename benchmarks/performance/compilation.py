@@ -1,18 +1,20 @@
 """Graphs and graph breaks of `torch.compile` as preferences change."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
 
 from . import sides
-from .sides import Rank, Shape
+from .sides import Rank
+from .timing import Case
 
 
 def measured(backend: str) -> dict[str, Any]:
-    model = sides.panacea(sides.base(Shape("", 64, 2)), Rank()).eval()
+    model = sides.panacea(sides.base(sides.TINY[0]), Rank()).eval()
     ids = torch.zeros(4, 8, dtype=torch.long)
     torch._dynamo.reset()
     counters.clear()
@@ -45,6 +47,6 @@ def measured(backend: str) -> dict[str, Any]:
     return {"unit": "graphs", "turns": 1, "sides": {k: [n] * 3 for k, n in found.items()}, "figures": figures}
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
-    backend = "inductor" if shutil.which("g++") and not quick else "aot_eager"  # inductor needs a C++ compiler
-    yield f"compilation: {backend}", "cpu", lambda: measured(backend)
+def cases(quick: bool) -> Iterator[Case]:
+    backend = "eager" if quick else "inductor" if shutil.which("g++") else "aot_eager"  # inductor needs a C++ compiler
+    yield f"compilation: {backend}", "cpu", partial(measured, backend)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,14 +13,14 @@ import embedded
 from peft_panacea.front import evaluate_front
 from peft_panacea.simplex import simplex_grid
 
-from .timing import Turns, alternate, ratio, row
+from .timing import Case, Turns, alternate, ratio, row
 
 disable_progress_bar()
-TOKENS, BATCH = 64, 128
+BATCH = 128
 
 
 @torch.no_grad()
-def loop(model: Any, tokenizer: Any, prompts: list[str], grid: Tensor) -> None:
+def loop(model: Any, tokenizer: Any, prompts: list[str], grid: Tensor, tokens: int) -> None:
     """One preference after another: completions, their rewards, and their log-probabilities under both models."""
     model.eval()
     for preference in grid:
@@ -27,7 +28,7 @@ def loop(model: Any, tokenizer: Any, prompts: list[str], grid: Tensor) -> None:
         for start in range(0, len(prompts), BATCH):
             batch = prompts[start : start + BATCH]
             inputs = tokenizer(batch, return_tensors="pt", padding=True, padding_side="left")
-            ids = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=TOKENS)
+            ids = model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=tokens)
             new = ids[:, inputs["input_ids"].shape[1] :]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for reward in embedded.REWARDS.values():
@@ -48,7 +49,7 @@ def log_probabilities(model: Any, ids: Tensor, mask: Tensor, T: int) -> Tensor:
     return (found * mask[:, -T:]).sum(1)
 
 
-def timed(points: int, count: int, budget: float, tokens: int = TOKENS, only_grid: bool = False) -> Turns:
+def timed(points: int, count: int, tokens: int, budget: float, only_grid: bool = False) -> Turns:
     model, tokenizer = embedded.load()
     prompts, grid = embedded.prompts(1000, random.Random(0))[:count], simplex_grid(2, points - 1)
 
@@ -67,13 +68,13 @@ def timed(points: int, count: int, budget: float, tokens: int = TOKENS, only_gri
 
     found: dict[str, Callable[[], None]] = {"evaluate_front": lambda: measure([grid])}
     if not only_grid:
-        found["a loop over preferences"] = lambda: loop(model, tokenizer, prompts, grid)
+        found["a loop over preferences"] = lambda: loop(model, tokenizer, prompts, grid, tokens)
         found["evaluate_front, one by one"] = lambda: measure(list(grid.split(1)))
     return alternate(found, budget)
 
 
-def measured(points: int, count: int, budget: float) -> dict[str, Any]:
-    turns = timed(points, count, budget)
+def measured(points: int, count: int, tokens: int, budget: float) -> dict[str, Any]:
+    turns = timed(points, count, tokens, budget)
     figures = {
         "over the loop": ratio(turns, "evaluate_front", "a loop over preferences"),
         "over one by one": ratio(turns, "evaluate_front", "evaluate_front, one by one"),
@@ -81,6 +82,6 @@ def measured(points: int, count: int, budget: float) -> dict[str, Any]:
     return row(turns, "s", **figures)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
-    points, count = (2, 2) if quick else (11, 128)
-    yield f"front: {points} × {count}", "cpu", lambda: measured(points, count, 0)
+def cases(quick: bool) -> Iterator[Case]:
+    points, count, tokens, budget = (2, 2, 4, 0) if quick else (11, 128, 64, 1)
+    yield f"front: {points} × {count}", "cpu", partial(measured, points, count, tokens, budget)

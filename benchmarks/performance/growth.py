@@ -1,12 +1,13 @@
 """How cost grows: one size at a time is changed, and a step of training, of prefill and of decoding is timed."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from . import front, sides
 from .sides import Rank, Shape
 from .steps import decode, prefill, training_step
-from .timing import alternate, ratio, row
+from .timing import Case, alternate, ratio, row
 
 SIZES = {
     "width": (64, 128, 256, 512, 1024),
@@ -39,15 +40,13 @@ def measured(axis: str, size: int, budget: float) -> dict[str, Any]:
 
 
 def points(size: int, budget: float) -> dict[str, Any]:
-    turns = front.timed(size, count=16, budget=budget, tokens=16, only_grid=True)
+    turns = front.timed(size, 16, 16, budget, only_grid=True)
     return {**row(turns), "axis": "points", "size": size}
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+def cases(quick: bool) -> Iterator[Case]:
     for axis, sizes in SIZES.items():
         for size in sizes[:1] if quick else sizes:
             budget = 0 if quick else 2.5
-            measure = (lambda k=size, s=budget: points(k, s)) if axis == "points" else (  # fmt: skip
-                lambda a=axis, k=size, s=budget: measured(a, k, s)
-            )
+            measure = partial(points, size, budget) if axis == "points" else partial(measured, axis, size, budget)
             yield f"growth: {axis} {size}", "cpu", measure

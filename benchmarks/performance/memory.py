@@ -1,6 +1,7 @@
 """Peak memory of a training step above what there was before it."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from . import sides
-from .sides import Rank, Shape
+from .sides import Shape
 from .steps import training_step
+from .timing import Case
 
 
 def peak(step: Callable[[], None], cuda: bool) -> float:
@@ -30,21 +32,15 @@ def peak(step: Callable[[], None], cuda: bool) -> float:
 
 
 def measured(shape: Shape) -> dict[str, Any]:
-    base, rank = sides.base(shape), Rank()
-    models = {
-        "base": base,
-        "LoRA": sides.lora(base, rank),
-        "Panacea": sides.panacea(base, rank),
-        "Panacea, rows": sides.panacea_rows(base, rank, 8),
-        "AdaLoRA": sides.adalora(base, rank),
+    found = {
+        name: peak(training_step(model), shape.device == "cuda") for name, model in sides.beside(shape, 8).items()
     }
-    found = {name: peak(training_step(model), shape.device == "cuda") for name, model in models.items()}
     ratios = {name: [found[name] / found["LoRA"]] * 3 for name in ("Panacea", "Panacea, rows")}
     figures = {"over LoRA": ratios["Panacea"], "rows over LoRA": ratios["Panacea, rows"]}
     return {"unit": "MB", "turns": 1, "sides": {name: [mb] * 3 for name, mb in found.items()}, "figures": figures}
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+def cases(quick: bool) -> Iterator[Case]:
     for shape in sides.shapes(quick):
         if shape.width < 4096 or shape.device == "cuda":  # on a CPU the profile of the widest says nothing more
-            yield f"memory: {shape.name}", shape.device, lambda of=shape: measured(of)
+            yield f"memory: {shape.name}", shape.device, partial(measured, shape)

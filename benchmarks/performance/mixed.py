@@ -1,15 +1,15 @@
 """Eight requests with a preference each, in one batch: against eight LoRAs in one batch, and one after another."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import torch
 from peft import LoraConfig
 
 from . import sides
 from .sides import Rank, Shape
 from .steps import decode, prefill
-from .timing import alternate, ratio, row
+from .timing import Case, alternate, ratio, row
 
 ROWS = 8
 
@@ -52,11 +52,11 @@ def measured(shape: Shape, task: Callable[..., Callable[[], None]], options: dic
     return row(turns, **figures)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+def cases(quick: bool) -> Iterator[Case]:
     for shape in sides.shapes(quick):
         if shape.width == 4096 and shape.device == "cpu":
             continue
         budget = 0 if quick else 10
         for name, task, options in (("decode", decode, {}), ("prefill", prefill, {"tokens": 32})):
-            measure = lambda of=shape, task=task, options=options, s=budget: measured(of, task, options, s)  # noqa: E731
+            measure = partial(measured, shape, task, options, budget)
             yield f"mixed batch: {shape.name}, {name}", shape.device, measure

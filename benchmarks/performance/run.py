@@ -3,8 +3,8 @@
     make bench
 
 Times every row of docs/performance.md and writes each to the JSON as soon as it is there, so that a run that was
-stopped goes on where it was; the file of another machine, or of other versions, is begun anew. Rows that need a GPU are
-"not run" without one. At the end it prints the targets, each with `pass` or `short`.
+stopped goes on where it was; the file of another machine, or of other versions, is begun anew. Rows that need a GPU
+are "not run" without one. At the end it prints the targets, each with `pass` or `short`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
+
 from performance import compilation, front, growth, memory, mixed, start, steps, switching, table, timing
 
 GROUPS = (steps, memory, mixed, switching, front, compilation, start, growth)

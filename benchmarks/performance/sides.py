@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from peft_panacea import PanaceaConfig
@@ -29,6 +29,9 @@ class Shape:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     four_bit: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,19 @@ class DenseDelta(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         core = torch.block_diag(self.shared, self.steered @ self.preference)
-        return self.layer(x) + F.linear(x, self.B @ core @ self.A)
+        return self.layer(x) + linear(x, self.B @ core @ self.A)
+
+
+def beside(shape: Shape, rows: int) -> dict[str, Any]:
+    """The sides of a step: the base, PEFT's forms of the same rank, one preference, and one for each of so many rows."""
+    under, rank = base(shape), Rank()
+    return {
+        "base": under,
+        "LoRA": lora(under, rank),
+        "Panacea": panacea(under, rank),
+        "Panacea, rows": panacea_rows(under, rank, rows),
+        "AdaLoRA": adalora(under, rank),
+    }
 
 
 def random_rows(rows: int, m: int) -> Tensor:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import embedded
 
 from . import sides
 from .sides import Rank, Shape
-from .timing import alternate, ratio, row
+from .timing import Case, alternate, ratio, row
 
 FIRST_TOKEN = """
 import torch
@@ -77,9 +78,9 @@ def on_meta(shape: Shape, budget: float) -> dict[str, Any]:
     return row(turns, **{"over LoRA": ratio(turns, "Panacea", "LoRA")})
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+def cases(quick: bool) -> Iterator[Case]:
     budget = 0 if quick else 30
     shape = sides.TINY[0] if quick else Shape("24 layers of width 256", 256, 24)
-    yield "start: import", "cpu", lambda: imports(budget)
-    yield f"start: loading onto meta, {shape.name}", "cpu", lambda: on_meta(shape, budget / 2)
-    yield "start: first token", "cpu", lambda: first_token(budget)
+    yield "start: import", "cpu", partial(imports, budget)
+    yield f"start: loading onto meta, {shape.name}", "cpu", partial(on_meta, shape, budget / 2)
+    yield "start: first token", "cpu", partial(first_token, budget)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import DynamicCache
 
 from . import sides
 from .sides import Rank, Shape
-from .timing import alternate, overhead, ratio, row
+from .timing import Case, alternate, overhead, ratio, row
 
 BUDGET = {256: 1, 1024: 2, 4096: 4}  # by width, in multiples of the least
 
@@ -24,9 +25,9 @@ def training_step(model: nn.Module, rows: int = 8, tokens: int = 64) -> Callable
     trained = [embedded, *(p for p in model.parameters() if p.requires_grad)]
 
     def step() -> None:
+        model(inputs_embeds=embedded, labels=labels).loss.backward()
         for tensor in trained:
             tensor.grad = None
-        model(inputs_embeds=embedded, labels=labels).loss.backward()
 
     return step
 
@@ -61,7 +62,6 @@ def compiled_token(model: nn.Module, rows: int = 1) -> Callable[[], None]:
     """One token for every row, compiled to CUDA graphs; without a cache, which would have to be a static one."""
     model.eval()
     ids = torch.randint(0, model.config.vocab_size, (rows, 1), device=model.device)
-    torch._dynamo.reset()
     compiled = torch.compile(model, mode="reduce-overhead")
 
     @torch.no_grad()
@@ -75,16 +75,11 @@ def compiled_token(model: nn.Module, rows: int = 1) -> Callable[[], None]:
 
 
 def measured(shape: Shape, task: Callable[..., Callable[[], None]], rows: int, budget: float) -> dict[str, Any]:
-    base, rank = sides.base(shape), Rank()
-    models = {
-        "base": base,
-        "LoRA": sides.lora(base, rank),
-        "Panacea": sides.panacea(base, rank),
-        "Panacea, rows": sides.panacea_rows(base, rank, rows),
-        "AdaLoRA": sides.adalora(base, rank),
-    }
+    torch._dynamo.reset()  # and with it the graphs of the row before
+    torch._dynamo.config.recompile_limit = 64  # all sides run the same code
+    models = sides.beside(shape, rows)
     if task is decode and not shape.four_bit:
-        models["dense delta"] = sides.dense_delta(base, rank)
+        models["dense delta"] = sides.dense_delta(sides.base(shape), Rank())
     turns = alternate({name: task(model, rows) for name, model in models.items()}, budget)
     figures = {
         "over LoRA": ratio(turns, "Panacea", "LoRA"),
@@ -94,8 +89,7 @@ def measured(shape: Shape, task: Callable[..., Callable[[], None]], rows: int, b
     return row(turns, **figures)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
-    """Name, device and measurement of every row."""
+def cases(quick: bool) -> Iterator[Case]:
     for shape in sides.shapes(quick):
         gpu = shape.device == "cuda"
         scale = 0 if quick else BUDGET.get(shape.width, 2) if not gpu else 1
@@ -111,4 +105,4 @@ def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]
             tasks += [("decode", decode, 8, four_bit, 8)]
         for group, task, rows, of, budget in tasks:
             name = f"{group}: {of.name}, batch {rows}"
-            yield name, of.device, lambda of=of, task=task, rows=rows, s=budget: measured(of, task, rows, s)
+            yield name, of.device, partial(measured, of, task, rows, budget)

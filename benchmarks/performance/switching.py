@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from . import sides
 from .sides import Rank, Shape
 from .steps import decode
-from .timing import alternate, difference, ratio, row
+from .timing import Case, alternate, difference, ratio, row
 
 PREFERENCES = ([0.3, 0.7], [0.6, 0.4])
 
@@ -114,12 +115,10 @@ def against_soups(shape: Shape, budget: float) -> dict[str, Any]:
     return row(turns, **figures)
 
 
-def cases(quick: bool) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
-    yield "switching: by depth", "cpu", lambda: by_depth(0 if quick else 10)
-    large = sides.TINY if quick else [sides.QWEN_05B, *sides.GPU]
+def cases(quick: bool) -> Iterator[Case]:
+    yield "switching: by depth", "cpu", partial(by_depth, 0 if quick else 10)
+    small, large = (sides.TINY, sides.TINY) if quick else (sides.CPU[:2], [sides.QWEN_05B, *sides.GPU])
     for shape in large:
-        where = f"{shape.name}, {str(shape.dtype).removeprefix('torch.')}"
-        yield f"soups: {where}", shape.device, lambda of=shape: against_soups(of, 0 if quick else 20)
-    for shape in large if quick else [*sides.CPU[:2], *large]:
-        name = f"{shape.name}, {str(shape.dtype).removeprefix('torch.')}"
-        yield f"after a change: {name}", shape.device, lambda of=shape: after_a_change(of, 0 if quick else 15)
+        yield f"soups: {shape}", shape.device, partial(against_soups, shape, 0 if quick else 20)
+    for shape in dict.fromkeys([*small, *large]):
+        yield f"after a change: {shape}", shape.device, partial(after_a_change, shape, 0 if quick else 15)

@@ -1,4 +1,7 @@
-"""The tables and the figure of docs/performance.md, from the committed results: `python benchmarks/performance/table.py`."""
+"""The tables and the figure of docs/performance.md, from the committed results.
+
+python benchmarks/performance/table.py
+"""
 
 import json
 import re

@@ -19,6 +19,9 @@ Side = Callable[[], Any]
 Turns = dict[str, list[float]]
 """Side → seconds in each turn."""
 
+Case = tuple[str, str, Callable[[], dict[str, Any]]]
+"""A row of the results: its name, which begins with its group; the device that it needs; its measurement."""
+
 LEAST, MOST = 4, 60  # turns
 SHORTEST = 0.02  # seconds; a quicker side is repeated within its turn
 
@@ -98,7 +101,8 @@ def row(turns: Turns, unit: str = "ms", **figures: list[float]) -> dict[str, Any
 
 def machine() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in info.open() if "model name" in line] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     cuda = torch.cuda.is_available()
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
