@@ -1,6 +1,5 @@
 """The figure of growth: a panel for each size, both axes logarithmic, slopes written at the lines."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ NAMES = {
     "points": "preferences of a front",
 }
 
+NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": FONT - 1}
+
 
 def slope(sizes: list[float], values: list[float]) -> float:
     """Of a line through the last three points, both axes logarithmic: what the cost grows with in the end."""
@@ -30,46 +31,55 @@ def slope(sizes: list[float], values: list[float]) -> float:
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(2, 4, figsize=(9.6, 5.0), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(9.6, 5.4), layout="constrained")
     for axis, (key, name) in zip(axes.flat, NAMES.items(), strict=False):
         of_key = sorted((row for row in rows.values() if row.get("axis") == key), key=lambda row: row["size"])
         sizes = [row["size"] for row in of_key]
-        for task, label, colour in zip(TASKS, TASKS.values(), COLOURS, strict=False):
-            if key == "points":
-                if task == "training":
-                    _line(axis, sizes, [row["sides"]["evaluate_front"][1] for row in of_key], "a front, s", "black")
-                continue
-            own, lora = ([row["sides"][f"{task}, {side}"][1] for row in of_key] for side in ("Panacea", "LoRA"))
-            axis.plot(sizes, lora, "x", color=colour, markersize=4, markeredgewidth=0.9, alpha=0.8)
-            _line(axis, sizes, own, label, colour)
-        axis.set(xscale="log", yscale="log")
+
+        def medians(side: str, found: list[dict[str, Any]] = of_key) -> list[float]:
+            return [row["sides"][side][1] for row in found]
+
+        if key == "points":
+            _line(axis, sizes, medians("evaluate_front"), "black")
+        else:
+            for (task, label), colour in zip(TASKS.items(), COLOURS, strict=False):
+                axis.plot(sizes, medians(f"{task}, LoRA"), "x", color=colour, markersize=5, markeredgewidth=0.8)
+                _line(axis, sizes, medians(f"{task}, Panacea"), colour)
+                if key == "m":  # where the lines are the flattest
+                    start = sizes[0], medians(f"{task}, Panacea")[0]
+                    axis.annotate(label, start, (0, 6), color=colour, **NOTE)
+        axis.set(xscale="log", yscale="log", ylabel="s" if key == "points" else "ms")
         axis.set_title(name, fontsize=FONT + 1, loc="left")
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.tick_params(labelsize=FONT - 1, length=2)
+        axis.yaxis.label.set_size(FONT)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", linewidth=0.3, alpha=0.6)
-        axis.margins(x=0.08, y=0.16)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("ms", fontsize=FONT)
+        low, high = axis.get_xlim()
+        axis.set_xlim(low, high * (high / low) ** 0.14)  # room for the slopes
+    figure.get_layout_engine().set(hspace=0.06)
+    steps = axes.flat[:-2]
+    lowest, highest = min(axis.get_ylim()[0] for axis in steps), max(axis.get_ylim()[1] for axis in steps)
+    for axis in steps:
+        axis.set_ylim(lowest, highest)
     _key(axes.flat[-1])
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _line(axis: Any, sizes: list[float], values: list[float], label: str, colour: str) -> None:
+def _line(axis: Any, sizes: list[float], values: list[float], colour: str) -> None:
     axis.plot(sizes, values, "-o", color=colour, markersize=3, linewidth=1.2)
-    text = f"{label}  {slope(sizes, values):+.2f}"
-    middle = math.sqrt(sizes[0] * sizes[-1])
-    height = np.exp(np.interp(math.log(middle), np.log(sizes), np.log(values)))
-    axis.annotate(text, (middle, height), (0, 5), textcoords="offset points", fontsize=FONT - 1, color=colour,
-                  ha="center")  # fmt: skip
+    end = sizes[-1], values[-1]
+    axis.annotate(f"{slope(sizes, values):.2f}", end, (6, 0), color=colour, va="center", weight="bold", **NOTE)
 
 
 def _key(axis: Any) -> None:
     axis.axis("off")
-    for y, marker, text in ((0.8, "-o", "Panacea"), (0.62, "x", "LoRA of the same total rank")):
-        axis.plot([0.0, 0.12], [y, y], marker, color="black", markersize=4, linewidth=1.2)
+    axis.plot([0.0, 0.12], [0.8, 0.8], "-o", color="black", markersize=3, linewidth=1.2)
+    axis.plot([0.06], [0.65], "x", color="black", markersize=5, markeredgewidth=0.8)
+    for y, text in ((0.8, "Panacea"), (0.65, "LoRA of the same total rank")):
         axis.text(0.2, y, text, fontsize=FONT, va="center")
-    axis.text(0, 0.3, "numbers: slope at the end,\n+1 is proportional, 0 is free", fontsize=FONT, va="center")
+    axis.text(0, 0.35, "At the end of a line its slope:\n1 is proportional, 0 is free.", fontsize=FONT, va="center")
     axis.set(xlim=(-0.05, 1.2), ylim=(0, 1))

@@ -52,19 +52,11 @@ def log_probabilities(model: Any, ids: Tensor, mask: Tensor, T: int) -> Tensor:
 def timed(points: int, count: int, tokens: int, budget: float, only_grid: bool = False) -> Turns:
     model, tokenizer = embedded.load()
     prompts, grid = embedded.prompts(1000, random.Random(0))[:count], simplex_grid(2, points - 1)
+    options = {"tokenizer": tokenizer, "batch_size": BATCH, "base": False, "max_new_tokens": tokens}
 
     def measure(parts: list[Tensor]) -> None:
         for part in parts:
-            evaluate_front(
-                model,
-                prompts,
-                embedded.REWARDS,
-                part,
-                tokenizer=tokenizer,
-                batch_size=BATCH,
-                base=False,
-                max_new_tokens=tokens,
-            )
+            evaluate_front(model, prompts, embedded.REWARDS, part, **options)
 
     found: dict[str, Callable[[], None]] = {"evaluate_front": lambda: measure([grid])}
     if not only_grid:

@@ -10,7 +10,9 @@ are "not run" without one. At the end it prints the targets, each with `pass` or
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,6 +22,15 @@ import torch
 from performance import compilation, front, growth, memory, mixed, start, steps, switching, table, timing
 
 GROUPS = (steps, memory, mixed, switching, front, compilation, start, growth)
+
+
+def measured(device: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    if device == "cuda" and not torch.cuda.is_available():
+        return {"not run": "needs a GPU"}
+    try:
+        return measure()
+    except (ImportError, torch.cuda.OutOfMemoryError) as error:  # bitsandbytes, or a model too large for this GPU
+        return {"not run": str(error)}
 
 
 def main() -> None:
@@ -41,9 +52,7 @@ def main() -> None:
     missing = [name for name in wanted if "sides" not in report["rows"].get(name, {})]
     for name in (progress := tqdm(missing)):
         progress.set_description(name)
-        device, measure = cases[name]
-        here = device == "cpu" or torch.cuda.is_available()
-        rows = report["rows"] | {name: measure() if here else {"not run": "needs a GPU"}}
+        rows = report["rows"] | {name: measured(*cases[name])}
         report["rows"] = {name: rows[name] for name in cases if name in rows}
         args.output.write_text(json.dumps(report, indent=1) + "\n")
     print(table.targets(report["rows"]))

@@ -144,7 +144,7 @@ class DenseDelta(nn.Module):
 
 
 def beside(shape: Shape, rows: int) -> dict[str, Any]:
-    """The sides of a step: the base, PEFT's forms of the same rank, one preference, and one for each of so many rows."""
+    """The sides of a step: the base, PEFT's forms of the same rank, one preference, and one for each of the rows."""
     under, rank = base(shape), Rank()
     return {
         "base": under,
