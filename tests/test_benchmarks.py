@@ -95,6 +95,15 @@ def test_overhead_is_in_that_of_the_other_side():
     assert found == pytest.approx([0.5] * 3)
 
 
+def test_what_cannot_run_stays_in_the_table():
+    def without_bitsandbytes():
+        raise ImportError("no bitsandbytes")
+
+    row = import_module("performance.run").measured("cpu", without_bitsandbytes)
+    assert row == {"not run": "no bitsandbytes"}
+    assert "| here | not run |" in import_module("performance.table").details({"decode: here": row}, "decode")
+
+
 @pytest.mark.parametrize(("value", "verdict"), [(0.93, "pass"), (0.931, "short")])
 def test_verdict_on_a_target(value, verdict):
     row = {"sides": {}, "figures": {"over LoRA": [value] * 3, "overhead in LoRA's": [0.5] * 3}}

@@ -62,7 +62,7 @@ def timed(points: int, count: int, tokens: int, budget: float, only_grid: bool =
     if not only_grid:
         found["a loop over preferences"] = lambda: loop(model, tokenizer, prompts, grid, tokens)
         found["evaluate_front, one by one"] = lambda: measure(list(grid.split(1)))
-    return alternate(found, budget)
+    return alternate(found, budget, warm_up=False)
 
 
 def measured(points: int, count: int, tokens: int, budget: float) -> dict[str, Any]:

@@ -26,12 +26,12 @@ LEAST, MOST = 4, 60  # turns
 SHORTEST = 0.02  # seconds; a quicker side is repeated within its turn
 
 
-def alternate(sides: dict[str, Side], budget: float) -> Turns:
+def alternate(sides: dict[str, Side], budget: float, *, warm_up: bool = True) -> Turns:
     """Time the sides in the order A B C, C B A, A B C, … until `budget` seconds are spent.
 
     There are `LEAST` turns at least, and two without a budget.
     """
-    repeats = {name: _repeats(run) for name, run in sides.items()}
+    repeats = {name: _repeats(run) if warm_up else 1 for name, run in sides.items()}
     turns: Turns = {name: [] for name in sides}
     order, start = list(sides), time.perf_counter()
     for turn in range(MOST):
