@@ -107,8 +107,10 @@ def test_what_cannot_run_stays_in_the_table():
 @pytest.mark.parametrize(("value", "verdict"), [(0.93, "pass"), (0.931, "short")])
 def test_verdict_on_a_target(value, verdict):
     row = {"sides": {}, "figures": {"over LoRA": [value] * 3, "overhead in LoRA's": [0.5] * 3}}
+    row["figures"]["overhead in LoRA's"][0] = -1.0
     printed = import_module("performance.table").targets({"training: here": row})
     assert f"| {value:.3f} | ≤ 0.93 | {verdict} |" in printed
+    assert "| 0.500 (-1 to 0.500) | ≤ 0.5 | noise |" in printed, "a negative cost passes"
 
 
 def test_sampling_table():

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from peft_panacea.plots.style import COLOURS, FONT
 
@@ -33,14 +34,14 @@ def slope(sizes: list[float], values: list[float]) -> float:
 def draw(rows: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(2, 4, figsize=(9.6, 5.4), layout="constrained")
     for axis, (key, name) in zip(axes.flat, NAMES.items(), strict=False):
-        of_key = sorted((row for row in rows.values() if row.get("axis") == key), key=lambda row: row["size"])
-        sizes = [row["size"] for row in of_key]
+        row = rows[f"growth: {key}"]
+        sizes = row["sizes"]
 
-        def medians(side: str, found: list[dict[str, Any]] = of_key) -> list[float]:
-            return [row["sides"][side][1] for row in found]
+        def medians(what: str, row: dict[str, Any] = row) -> list[float]:
+            return [row["sides"][f"{what}, {size}"][1] for size in row["sizes"]]
 
         if key == "points":
-            _line(axis, sizes, medians("evaluate_front"), "black")
+            _line(axis, sizes, medians("front"), "black")
         else:
             for (task, label), colour in zip(TASKS.items(), COLOURS, strict=False):
                 axis.plot(sizes, medians(f"{task}, LoRA"), "x", color=colour, markersize=5, markeredgewidth=0.8)
@@ -48,10 +49,12 @@ def draw(rows: dict[str, Any], path: Path) -> None:
                 if key == "m":  # where the lines are the flattest
                     start = sizes[0], medians(f"{task}, Panacea")[0]
                     axis.annotate(label, start, (0, 6), color=colour, **NOTE)
-        axis.set(xscale="log", yscale="log", ylabel="s" if key == "points" else "ms")
+        axis.set(xscale="log", yscale="log", ylabel="ms")
         axis.set_title(name, fontsize=FONT + 1, loc="left")
         axis.set_xticks(sizes, [str(size) for size in sizes])
         axis.minorticks_off()
+        if key == "points":  # less than a decade or two
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.tick_params(labelsize=FONT - 1, length=2)
         axis.yaxis.label.set_size(FONT)

@@ -1,7 +1,7 @@
 """A front: the whole grid at once, against a loop over preferences such as a user would write."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import embedded
 from peft_panacea.front import evaluate_front
 from peft_panacea.simplex import simplex_grid
 
-from .timing import Case, Turns, alternate, ratio, row
+from .timing import Case, Side, alternate, ratio, row
 
 disable_progress_bar()
 BATCH = 128
@@ -49,7 +49,8 @@ def log_probabilities(model: Any, ids: Tensor, mask: Tensor, T: int) -> Tensor:
     return (found * mask[:, -T:]).sum(1)
 
 
-def timed(points: int, count: int, tokens: int, budget: float, only_grid: bool = False) -> Turns:
+def ways(points: int, count: int, tokens: int) -> dict[str, Side]:
+    """To measure so many preferences on so many prompts."""
     model, tokenizer = embedded.load()
     prompts, grid = embedded.prompts(1000, random.Random(0))[:count], simplex_grid(2, points - 1)
     options = {"tokenizer": tokenizer, "batch_size": BATCH, "base": False, "max_new_tokens": tokens}
@@ -58,15 +59,15 @@ def timed(points: int, count: int, tokens: int, budget: float, only_grid: bool =
         for part in parts:
             evaluate_front(model, prompts, embedded.REWARDS, part, **options)
 
-    found: dict[str, Callable[[], None]] = {"evaluate_front": lambda: measure([grid])}
-    if not only_grid:
-        found["a loop over preferences"] = lambda: loop(model, tokenizer, prompts, grid, tokens)
-        found["evaluate_front, one by one"] = lambda: measure(list(grid.split(1)))
-    return alternate(found, budget, warm_up=False)
+    return {
+        "evaluate_front": lambda: measure([grid]),
+        "a loop over preferences": lambda: loop(model, tokenizer, prompts, grid, tokens),
+        "evaluate_front, one by one": lambda: measure(list(grid.split(1))),
+    }
 
 
 def measured(points: int, count: int, tokens: int, budget: float) -> dict[str, Any]:
-    turns = timed(points, count, tokens, budget)
+    turns = alternate(ways(points, count, tokens), budget, warm_up=False)
     figures = {
         "over the loop": ratio(turns, "evaluate_front", "a loop over preferences"),
         "over one by one": ratio(turns, "evaluate_front", "evaluate_front, one by one"),

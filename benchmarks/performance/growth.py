@@ -1,13 +1,13 @@
 """How cost grows: one size at a time is changed, and a step of training, of prefill and of decoding is timed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from . import front, sides
 from .sides import Rank, Shape
 from .steps import decode, prefill, training_step
-from .timing import Case, alternate, ratio, row
+from .timing import Case, Side, alternate, row
 
 SIZES = {
     "width": (64, 128, 256, 512, 1024),
@@ -21,32 +21,28 @@ SIZES = {
 FIXED = {"width": 256, "depth": 2, "batch": 4, "r": 8, "m": 2, "preference_rank": 1}
 
 
-def measured(axis: str, size: int, budget: float) -> dict[str, Any]:
-    at = FIXED | {axis: size}
-    base = sides.base(Shape("", at["width"], at["depth"]))
-    rank = Rank(at["r"], at["m"], at["preference_rank"])
-    tasks: dict[str, Callable[[], None]] = {}
+def steps(size: dict[str, int]) -> dict[str, Side]:
+    base = sides.base(Shape("", size["width"], size["depth"]))
+    rank = Rank(size["r"], size["m"], size["preference_rank"])
+    found: dict[str, Side] = {}
     for name, make in (("Panacea", sides.panacea), ("LoRA", sides.lora)):
-        tasks[f"training, {name}"] = training_step(make(base, rank), at["batch"])
         evaluated = make(base, rank)
-        tasks[f"prefill, {name}"] = prefill(evaluated, at["batch"], tokens=64)
-        tasks[f"decode, {name}"] = decode(evaluated, at["batch"])
-    turns = alternate(tasks, budget)
-    over = {
-        f"{task} over LoRA": ratio(turns, f"{task}, Panacea", f"{task}, LoRA")
-        for task in ("training", "prefill", "decode")
-    }
-    return {**row(turns, **over), "axis": axis, "size": size, "rank": rank.total}
+        found[f"training, {name}"] = training_step(make(base, rank), size["batch"])
+        found[f"prefill, {name}"] = prefill(evaluated, size["batch"], tokens=64)
+        found[f"decode, {name}"] = decode(evaluated, size["batch"])
+    return found
 
 
-def points(size: int, budget: float) -> dict[str, Any]:
-    turns = front.timed(size, 16, 16, budget, only_grid=True)
-    return {**row(turns), "axis": "points", "size": size}
+def measured(axis: str, sizes: tuple[int, ...], budget: float) -> dict[str, Any]:
+    """All sizes take turns, so that a slope is none of the machine's load."""
+    if axis == "points":
+        each = {size: {"front": front.ways(size, 16, 16)["evaluate_front"]} for size in sizes}
+    else:
+        each = {size: steps(FIXED | {axis: size}) for size in sizes}
+    turns = alternate({f"{what}, {size}": run for size, runs in each.items() for what, run in runs.items()}, budget)
+    return {**row(turns), "sizes": sizes}
 
 
 def cases(quick: bool) -> Iterator[Case]:
     for axis, sizes in SIZES.items():
-        for size in sizes[:1] if quick else sizes:
-            budget = 0 if quick else 2.5
-            measure = partial(points, size, budget) if axis == "points" else partial(measured, axis, size, budget)
-            yield f"growth: {axis} {size}", "cpu", measure
+        yield f"growth: {axis}", "cpu", partial(measured, axis, sizes[:2] if quick else sizes, 0 if quick else 15)

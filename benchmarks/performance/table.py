@@ -73,7 +73,7 @@ def targets(rows: dict[str, Any]) -> str:
         for name, row in rows.items():
             if name.startswith(target.rows) and "sides" in row:
                 found = row["figures"][target.figure]
-                verdict = "pass" if target.met(found[1]) else "short"
+                verdict = "noise" if found[0] < 0 else "pass" if target.met(found[1]) else "short"
                 cells = target.what, name.partition(": ")[2], spread(found), str(target), verdict
                 lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
