@@ -110,7 +110,7 @@ def test_verdict_on_a_target(value, verdict):
     row["figures"]["overhead in LoRA's"][0] = -1.0
     printed = import_module("performance.table").targets({"training: here": row})
     assert f"| {value:.3f} | ≤ 0.93 | {verdict} |" in printed
-    assert "| 0.500 (-1 to 0.500) | ≤ 0.5 | noise |" in printed, "a negative cost passes"
+    assert "| 0.500 (-1.000 to 0.500) | ≤ 0.5 | noise |" in printed, "a negative cost passes"
 
 
 def test_sampling_table():
