@@ -1,13 +1,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check-mechanics conformance package lint docs
+.PHONY: quickstart test bench check-mechanics conformance package lint docs
 
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The tables and the figure of docs/performance.md; goes on where a run was stopped.
+bench: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance/run.py --output docs/results/performance.json
+	$(BIN)/python benchmarks/performance/table.py
 
 # The tests of quantised layers skip themselves without bitsandbytes and torchao.
 check-mechanics: .venv/installed

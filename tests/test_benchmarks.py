@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -42,10 +43,74 @@ def test_one_learning_rate_trains_every_width(width_sweep):
         assert width_sweep.relative_loss(width, 1.0, 3e-3, "coloured", seed=0) < 0.1
 
 
-def test_before_after_table():
-    report = json.loads((ROOT / "docs" / "results" / "before_after.json").read_text())
-    table = load_script(ROOT / "benchmarks" / "before_after.py").table(report)
-    assert table in (ROOT / "docs" / "preference.md").read_text(encoding="utf-8")
+def test_performance_tables():
+    table = import_module("performance.table")
+    page = table.PAGE.read_text(encoding="utf-8")
+    for name, content in table.tables(table.reports()).items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    """`make bench` at tiny sizes, where new processes are none; returns the rows of its JSON."""
+    monkeypatch.setattr(import_module("performance.start"), "process", lambda code: lambda: exec(code, {}))
+    output = tmp_path / "performance.json"
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--output", str(output), *options])
+        import_module("performance.run").main()
+        return json.loads(output.read_text())["rows"]
+
+    return run
+
+
+@pytest.mark.filterwarnings("default")  # what PEFT warns of when it is given several LoRAs is not ours
+def test_every_group_of_performance_is_measured_once(bench, capsys):
+    table = import_module("performance.table")
+    rows = bench()
+    assert {name.partition(": ")[0] for name in rows} == {
+        name.partition(": ")[0] for name, row in table.merged(table.reports()).items() if "sides" in row
+    }
+    for row in rows.values():
+        assert np.isfinite(list(row["sides"].values())).all()
+        assert np.isfinite(list(row["figures"].values())).all()
+    printed = capsys.readouterr().out
+    assert all(f"| {target.what} |" in printed for target in table.TARGETS)
+
+    again = bench("--only", "memory", "--restart")
+    assert again.pop("memory: width 64")["sides"] == rows.pop("memory: width 64")["sides"], "not deterministic"
+    assert again == rows, "what was measured is measured again"
+
+
+def test_sides_take_turns():
+    timing, order = import_module("performance.timing"), []
+    turns = timing.alternate({side: lambda side=side: order.append(side) or 0.1 for side in "abc"}, budget=0)
+    assert "".join(order).endswith("abccba")
+    assert turns == {side: [0.1, 0.1] for side in "abc"}
+
+
+def test_overhead_is_in_that_of_the_other_side():
+    turns = {"base": [1.0, 2.0, 3.0], "LoRA": [1.4, 2.4, 3.4], "Panacea": [1.2, 2.2, 3.2]}
+    found = import_module("performance.timing").overhead(turns, "Panacea", "LoRA", "base")
+    assert found == pytest.approx([0.5] * 3)
+
+
+def test_what_cannot_run_stays_in_the_table():
+    def without_bitsandbytes():
+        raise ImportError("no bitsandbytes")
+
+    row = import_module("performance.run").measured("cpu", without_bitsandbytes)
+    assert row == {"not run": "no bitsandbytes"}
+    assert "| here | not run |" in import_module("performance.table").details({"decode: here": row}, "decode")
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(0.93, "pass"), (0.931, "short")])
+def test_verdict_on_a_target(value, verdict):
+    row = {"sides": {}, "figures": {"over LoRA": [value] * 3, "overhead in LoRA's": [0.5] * 3}}
+    row["figures"]["overhead in LoRA's"][0] = -1.0
+    printed = import_module("performance.table").targets({"training: here": row})
+    assert f"| {value:.3f} | ≤ 0.93 | {verdict} |" in printed
+    assert "| 0.500 (-1.000 to 0.500) | ≤ 0.5 | noise |" in printed, "a negative cost passes"
 
 
 def test_sampling_table():
