@@ -24,7 +24,7 @@ STORYTELLER = Path(__file__).resolve().parent.parent / "examples" / "storyteller
 PROMPTS = ["w3 w4 w5", "w6", "w7 w8 w9 w10 w11", "w12 w13", "w14 w15 w16 w17"]
 PER_ROW = np.array([[0.0, 1.0], [0.3, 0.7], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1]])
 GREEDY = {"do_sample": False, "max_new_tokens": 6}
-VARIED = {"max_new_tokens": 12, "suppress_tokens": [0, 1]}  # some completions end early
+VARIED = {"max_new_tokens": 24, "suppress_tokens": [0, 1]}  # some completions end early
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_what_a_batch_holds(model, tokenizer):
             T - len(tokens)
         )
         assert batch.completion[i].tolist() == [t < len(tokens) for t in range(T)]
-        assert (tokens[-1] == 2) == (len(tokens) < 12)
+        assert tokens[-1] == 2 or len(tokens) == T == 24
         assert batch.texts[i].split() == [f"w{token}" for token in tokens if token != 2]
 
 

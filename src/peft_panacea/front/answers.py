@@ -99,7 +99,9 @@ class SteeredModel:
         with eval_mode(self.model):
             with self.model.disable_adapter() if preferences is None else nullcontext():
                 answers = sample(self.model, self.tokenizer, prompts, preferences, **self.generation)
-                steered = log_probabilities(self.model, answers, preferences)
+                steered = answers.log_probabilities
+                if steered is None:
+                    steered = log_probabilities(self.model, answers, preferences)
             with self.model.disable_adapter():
                 base = steered if preferences is None else log_probabilities(self.model, answers)
         tokens = answers.completion.sum(1).clamp(min=1)

@@ -1,0 +1,17 @@
+"""Completions of a batch of prompts, each row under a preference of its own, and how likely their tokens are."""
+
+from .batch import Completions, Prompt, check_can_sample, encode, tokenize
+from .likelihood import log_probabilities
+from .sampling import eval_mode, generation_options, sample
+
+__all__ = [
+    "Completions",
+    "Prompt",
+    "check_can_sample",
+    "encode",
+    "eval_mode",
+    "generation_options",
+    "log_probabilities",
+    "sample",
+    "tokenize",
+]
