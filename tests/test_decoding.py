@@ -71,7 +71,6 @@ OPTIONS = {
     "minimum": {"min_new_tokens": 4},
     "n-grams": {"no_repeat_ngram_size": 2, "suppress_tokens": [9, 10]},
     "config": {"generation_config": GenerationConfig(max_new_tokens=16, eos_token_id=ENDS)},
-    "strings": {"stop_strings": ["w8", "w12"]},
     "penalty": {"repetition_penalty": 1.5},
     "processor": {"logits_processor": LogitsProcessorList([lambda ids, scores: scores.roll(1, 0)])},
 }
@@ -85,7 +84,7 @@ def test_completions_are_those_of_transformers(name, model, tokenizer, monkeypat
         options = OPTIONS[name]
     sizes = sizes_of_batches(model)
     ours = sample(model, tokenizer, PROMPTS, PER_ROW, **options)
-    if name in ("strings", "penalty", "processor"):
+    if name in ("penalty", "processor"):
         assert set(sizes) == {len(PROMPTS)}, "these look at the whole batch, or are not known"
         assert ours.log_probabilities is None
     else:
@@ -111,7 +110,7 @@ def test_of_any_architecture(make, tokenizer, monkeypatch):
     assert (len(set(sizes)) > 1) == (make is not mamba)
     by_transformers(monkeypatch)
     assert ours.token_ids == ask(do_sample=False, max_new_tokens=16, eos_token_id=ENDS).token_ids
-    assert len({len(tokens) for tokens in ours.token_ids}) > 1
+    assert len({len(tokens) for tokens in ours.token_ids}) > (make is not mamba)
 
 
 def test_preferences_leave_with_their_rows(model, tokenizer, monkeypatch):
@@ -155,33 +154,29 @@ def test_draws_do_not_depend_on_who_has_left(model, tokenizer, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5, "top_k": 12}, {"top_p": 0.8}], ids=str)
 def test_tokens_are_as_frequent_as_they_are_likely(options, model, tokenizer):
     """The second of two, the first of which ends some rows; by the exact distribution of what the options leave."""
-    n, first_of = 6000, {}
-    config = {"max_new_tokens": 2, "eos_token_id": list(range(3, 34)), **options}
-    batch = sample(model, tokenizer, ["w3 w40"] * n, np.repeat([[0.3, 0.7]], n, axis=0), **config)
-    for tokens in batch.token_ids:
-        first_of.setdefault(tokens[0], []).append(tokens[1:])
-    assert sum(seconds == [[]] * len(seconds) for seconds in first_of.values()) > 1, "some end there"
+    n, ends, seconds = 6000, list(range(3, 34)), {}
+    given = {"max_new_tokens": 2, "eos_token_id": ends, "suppress_tokens": [0], **options}  # 0 is padding
+    batch = sample(model, tokenizer, ["w3 w40"] * n, np.repeat([[0.3, 0.7]], n, axis=0), **given)
+    for first, *rest in batch.token_ids:
+        assert len(rest) == (first not in ends)
+        if rest:
+            seconds.setdefault(first, []).extend(rest)
+    assert n / 4 < sum(map(len, seconds.values())) < 3 * n / 4
     draws, expected = torch.zeros(64), torch.zeros(64)
-    for first, seconds in first_of.items():
-        if first in config["eos_token_id"]:
-            continue
+    for first, tokens in seconds.items():
         ids = torch.tensor([[*tokenizer("w3 w40")["input_ids"], first]])
         with torch.no_grad():
             logits = model(ids, preference=[0.3, 0.7]).logits[0, -1] / options.get("temperature", 1.0)
-        order = logits.argsort(descending=True)
-        up_to = logits.softmax(-1)[order].cumsum(0)
-        kept = order[: options.get("top_k", 64)][
-            (up_to - logits.softmax(-1)[order] < options.get("top_p", 1.0))[: options.get("top_k", 64)]
-        ]
-        p = torch.zeros(64)
-        p[kept] = logits[kept].softmax(-1)
-        expected += len(seconds) * p
-        draws += torch.bincount(torch.tensor(seconds)[:, 0], minlength=64)
+        logits[0] = -torch.inf
+        p, order = logits.softmax(-1).sort(descending=True)
+        p[(p.cumsum(0) - p >= options.get("top_p", 1.0)) | (torch.arange(64) >= options.get("top_k", 64))] = 0
+        expected[order] += len(tokens) * p / p.sum()
+        draws += torch.tensor(tokens).bincount(minlength=64)
     assert not draws[expected == 0].any()
-    seen = expected > 5
-    chi = ((draws - expected) ** 2 / expected)[seen].sum().item()
-    assert seen.sum() > 8
-    assert chi < seen.sum() + 4 * (2 * seen.sum()) ** 0.5, "4 standard deviations"
+    often = expected > 5
+    chi_squared, of = ((draws - expected) ** 2 / expected)[often].sum().item(), int(often.sum())
+    assert of > 30
+    assert abs(chi_squared - of) < 4 * (2 * of) ** 0.5
 
 
 def test_a_draw_is_the_inverse_of_the_distribution():
@@ -219,7 +214,7 @@ def test_what_is_not_known_is_left_to_transformers(model):
     assert alike({"synced_gpus": True}), "other processes may be waited for"
     model.generation_config.guidance_scale = 2.0
     assert not alike({})
-    assert alike({"guidance_scale": None}) is False or model.generation_config.guidance_scale is None
+    assert alike({"guidance_scale": None})
     lora = get_peft_model(llama(), LoraConfig(task_type="CAUSAL_LM"))
     assert not decoding.decodes_alike(lora, {}), "the rows of other adapters are not known to be alike"
     assert decoding.decodes_alike(llama(), {})
