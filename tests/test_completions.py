@@ -17,7 +17,15 @@ from transformers import (
 )
 
 from conftest import gpt2, llama, steered, t5
-from peft_panacea.completions import encode, generation_options, log_probabilities, sample, tokenize
+from peft_panacea.completions import (
+    encode,
+    generation_options,
+    likelihood,
+    log_probabilities,
+    log_probabilities_by_length,
+    sample,
+    tokenize,
+)
 from small_tokenizers import CHAT, WORDS, word_tokenizer
 
 STORYTELLER = Path(__file__).resolve().parent.parent / "examples" / "storyteller" / "model"
@@ -225,6 +233,24 @@ def test_only_the_logits_that_are_needed_are_computed(model, tokenizer):
     model.get_base_model().lm_head.register_forward_hook(lambda module, inputs, _: seen.append(inputs[0].shape[1]))
     log_probabilities(model, batch)
     assert seen == [4], "two words, the end token, and what stands before them"
+
+
+def test_rows_of_like_length_are_asked_together(model, tokenizer, monkeypatch):
+    """Which leaves padding out and changes no number."""
+    monkeypatch.setattr(likelihood, "ROWS", 2)
+    batch, computed = sample(model, tokenizer, PROMPTS, PER_ROW, **VARIED), []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, _: computed.append(inputs[0].shape))
+    whole = log_probabilities(model, batch)
+    by_length = log_probabilities_by_length(model, batch)
+    torch.testing.assert_close(by_length, whole, atol=1e-5, rtol=1e-5)
+    assert [rows for rows, _ in computed[1:]] == [2, 2, 1]
+    assert sum(shape.numel() for shape in computed[1:]) < computed[0].numel()
+    few = batch.select(torch.tensor([3, 1]))
+    assert few.texts == [batch.texts[3], batch.texts[1]]
+    assert few.token_ids == [batch.token_ids[3], batch.token_ids[1]]
+    assert [few.ids[i][few.mask[i].bool()].tolist() for i in range(2)] == [
+        batch.ids[i][batch.mask[i].bool()].tolist() for i in (3, 1)
+    ]
 
 
 # Completions that are given

@@ -1,7 +1,8 @@
 """Completions of a batch of prompts, each row under a preference of its own, and how likely their tokens are."""
 
 from .batch import Completions, Prompt, check_can_sample, encode, tokenize
-from .likelihood import log_probabilities
+from .decoding import runs_in_step
+from .likelihood import log_probabilities, log_probabilities_by_length
 from .sampling import eval_mode, generation_options, sample
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "eval_mode",
     "generation_options",
     "log_probabilities",
+    "log_probabilities_by_length",
+    "runs_in_step",
     "sample",
     "tokenize",
 ]

@@ -38,6 +38,20 @@ class Completions:
         P = self.ids.shape[1] - self.completion.shape[1]
         return [row[is_token].tolist() for row, is_token in zip(self.ids[:, P:], self.completion, strict=True)]
 
+    def select(self, rows: Tensor) -> Completions:
+        """These rows, indices [b], without the columns that only others need."""
+        ids, mask, completion = self.ids[rows], self.mask[rows], self.completion[rows]
+        T, longest = completion.shape[1], int(completion.sum(1).max())
+        columns = slice(int(mask.argmax(1).min()), ids.shape[1] - (T - longest))
+        known = self.log_probabilities
+        return Completions(
+            ids[:, columns],
+            mask[:, columns],
+            completion[:, :longest],
+            [self.texts[row] for row in rows.tolist()],
+            None if known is None else known[rows, :longest],
+        )
+
 
 def tokenize(tokenizer: Any, prompt: Prompt) -> list[int]:
     """The tokens of a prompt: of a text with the tokenizer's special tokens, of messages as the chat template says.

@@ -55,10 +55,14 @@ def decodes_alike(model: Any, options: Mapping[str, Any]) -> bool:
 
 def options_of_decode(model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The same options of `generate`, for its call with `decode`, which it does not tell about other processes."""
-    base = getattr(model, "get_base_model", lambda: model)()
-    known = base._extract_generation_mode_kwargs(None, {}, options.get(PROCESSES), None, None)
     kept = {name: value for name, value in options.items() if name != PROCESSES}
-    return {**kept, "custom_generate": decode, "in_step": known[PROCESSES]}
+    return {**kept, "custom_generate": decode, "in_step": runs_in_step(model, options)}
+
+
+def runs_in_step(model: Any, options: Mapping[str, Any]) -> bool:
+    """Whether all processes must run the model equally often, as `generate` sees it with these options."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    return base._extract_generation_mode_kwargs(None, {}, options.get(PROCESSES), None, None)[PROCESSES]
 
 
 def decode(
@@ -83,7 +87,9 @@ def decode(
     B, device, pad = len(input_ids), input_ids.device, generation_config.pad_token_id
     precision = torch.float32 if device.type == "mps" else torch.float64  # which mps has not
     rows, going, left = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device), B
-    ids, tokens, likelihoods = input_ids, [], []
+    ids = input_ids
+    tokens: list[Tensor] = []
+    likelihoods: list[Tensor] = []
     inputs = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **kwargs)
     with ExitStack() as scopes:
         while model._has_unfinished_sequences(left == 0, in_step, device):
@@ -131,7 +137,7 @@ def _draw(scores: Tensor, uniform: Tensor) -> Tensor:
 
 def _can_lose_rows(kwargs: Mapping[str, Any], B: int) -> bool:
     """Whether all that a model goes on with has a row for each of the batch, and can be narrowed to some."""
-    cache = kwargs.get("past_key_values")
+    cache: Any = kwargs.get("past_key_values")
     return (
         type(cache) is DynamicCache
         and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers)

@@ -15,7 +15,17 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 
-from ..completions import Prompt, check_can_sample, eval_mode, generation_options, log_probabilities, sample, tokenize
+from ..completions import (
+    Prompt,
+    check_can_sample,
+    eval_mode,
+    generation_options,
+    log_probabilities,
+    log_probabilities_by_length,
+    runs_in_step,
+    sample,
+    tokenize,
+)
 from ..tuner.steering import get_objectives
 
 Array: TypeAlias = "np.ndarray"
@@ -103,7 +113,12 @@ class SteeredModel:
                 if steered is None:
                     steered = log_probabilities(self.model, answers, preferences)
             with self.model.disable_adapter():
-                base = steered if preferences is None else log_probabilities(self.model, answers)
+                if preferences is None:
+                    base = steered
+                elif runs_in_step(self.model, self.generation):
+                    base = log_probabilities(self.model, answers)
+                else:
+                    base = log_probabilities_by_length(self.model, answers)
         tokens = answers.completion.sum(1).clamp(min=1)
         effects = {"log-perplexity": -base.sum(1) / tokens, "KL": (steered - base).sum(1)}
         return Answers(answers.texts, {name: e.tolist() for name, e in effects.items()}, answers.token_ids)
