@@ -17,14 +17,22 @@ from transformers import (
 )
 
 from conftest import gpt2, llama, steered, t5
-from peft_panacea.completions import encode, generation_options, log_probabilities, sample, tokenize
+from peft_panacea.completions import (
+    encode,
+    generation_options,
+    likelihood,
+    log_probabilities,
+    log_probabilities_by_length,
+    sample,
+    tokenize,
+)
 from small_tokenizers import CHAT, WORDS, word_tokenizer
 
 STORYTELLER = Path(__file__).resolve().parent.parent / "examples" / "storyteller" / "model"
 PROMPTS = ["w3 w4 w5", "w6", "w7 w8 w9 w10 w11", "w12 w13", "w14 w15 w16 w17"]
 PER_ROW = np.array([[0.0, 1.0], [0.3, 0.7], [1.0, 0.0], [0.5, 0.5], [0.9, 0.1]])
 GREEDY = {"do_sample": False, "max_new_tokens": 6}
-VARIED = {"max_new_tokens": 12, "suppress_tokens": [0, 1]}  # some completions end early
+VARIED = {"max_new_tokens": 24, "suppress_tokens": [0, 1]}  # some completions end early
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +112,7 @@ def test_what_a_batch_holds(model, tokenizer):
             T - len(tokens)
         )
         assert batch.completion[i].tolist() == [t < len(tokens) for t in range(T)]
-        assert (tokens[-1] == 2) == (len(tokens) < 12)
+        assert tokens[-1] == 2 or len(tokens) == T == 24
         assert batch.texts[i].split() == [f"w{token}" for token in tokens if token != 2]
 
 
@@ -225,6 +233,24 @@ def test_only_the_logits_that_are_needed_are_computed(model, tokenizer):
     model.get_base_model().lm_head.register_forward_hook(lambda module, inputs, _: seen.append(inputs[0].shape[1]))
     log_probabilities(model, batch)
     assert seen == [4], "two words, the end token, and what stands before them"
+
+
+def test_rows_of_like_length_are_asked_together(model, tokenizer, monkeypatch):
+    """Which leaves padding out and changes no number."""
+    monkeypatch.setattr(likelihood, "ROWS", 2)
+    batch, computed = sample(model, tokenizer, PROMPTS, PER_ROW, **VARIED), []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, _: computed.append(inputs[0].shape))
+    whole = log_probabilities(model, batch)
+    by_length = log_probabilities_by_length(model, batch)
+    torch.testing.assert_close(by_length, whole, atol=1e-5, rtol=1e-5)
+    assert [rows for rows, _ in computed[1:]] == [2, 2, 1]
+    assert sum(shape.numel() for shape in computed[1:]) < computed[0].numel()
+    few = batch.select(torch.tensor([3, 1]))
+    assert few.texts == [batch.texts[3], batch.texts[1]]
+    assert few.token_ids == [batch.token_ids[3], batch.token_ids[1]]
+    assert [few.ids[i][few.mask[i].bool()].tolist() for i in range(2)] == [
+        batch.ids[i][batch.mask[i].bool()].tolist() for i in (3, 1)
+    ]
 
 
 # Completions that are given

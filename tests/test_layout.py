@@ -15,7 +15,7 @@ DESIGN = SOURCE.parents[1] / "docs" / "design.md"
 ALLOWED = {
     "__init__": {"plugin", "simplex", "tuner"},
     "aggregation": set(),
-    "completions": set(),
+    "completions": {"tuner"},
     "data": {"extras"},
     "extras": set(),
     "front": {"completions", "extras", "metrics", "rewards", "seeding", "tuner"},

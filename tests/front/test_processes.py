@@ -117,8 +117,11 @@ def test_a_record_of_something_else_is_refused_by_both(on_both, alone):
 
 def test_both_run_the_model_equally_often(on_both):
     """So that the forwards of a sharded model are in step: 3 rounds with the adapter and 1 of the base model."""
-    per_batch = 3 + 1  # tokens sampled, forwards for their likelihood, one more with the adapter
-    assert on_both(worker.forwards) == [3 * (per_batch + 1) + per_batch] * 2
+    sampled, of_base = (
+        3,
+        1,
+    )  # how likely tokens are is known from sampling, with the adapter also asked of the base model
+    assert on_both(worker.forwards) == [3 * (sampled + of_base) + sampled] * 2
 
 
 def test_a_sharded_model_is_measured_without_a_hang(on_both, alone, tmp_path):

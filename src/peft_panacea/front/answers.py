@@ -15,7 +15,17 @@ import torch
 import transformers
 from peft import PeftModel, get_peft_model_state_dict
 
-from ..completions import Prompt, check_can_sample, eval_mode, generation_options, log_probabilities, sample, tokenize
+from ..completions import (
+    Prompt,
+    check_can_sample,
+    eval_mode,
+    generation_options,
+    log_probabilities,
+    log_probabilities_by_length,
+    runs_in_step,
+    sample,
+    tokenize,
+)
 from ..tuner.steering import get_objectives
 
 Array: TypeAlias = "np.ndarray"
@@ -73,6 +83,9 @@ class SteeredModel:
         check_can_sample(model, tokenizer)
         self.model, self.tokenizer, self.generation = model, tokenizer, generation
         self.objectives = get_objectives(model)
+        # In half precision a cached step rounds otherwise than a whole forward, and other rows beside it do so too:
+        # KL, the small difference of two log-probabilities, is then measured by two forwards that are alike.
+        self.is_half = model.dtype in (torch.bfloat16, torch.float16)
 
     def describe(self) -> dict[str, Any]:
         """What is measured, as JSON; the adapter by a digest of its weights."""
@@ -99,9 +112,16 @@ class SteeredModel:
         with eval_mode(self.model):
             with self.model.disable_adapter() if preferences is None else nullcontext():
                 answers = sample(self.model, self.tokenizer, prompts, preferences, **self.generation)
-                steered = log_probabilities(self.model, answers, preferences)
+                steered = answers.log_probabilities
+                if steered is None or self.is_half:
+                    steered = log_probabilities(self.model, answers, preferences)
             with self.model.disable_adapter():
-                base = steered if preferences is None else log_probabilities(self.model, answers)
+                if preferences is None:
+                    base = steered
+                elif self.is_half or runs_in_step(self.model, self.generation):
+                    base = log_probabilities(self.model, answers)
+                else:
+                    base = log_probabilities_by_length(self.model, answers)
         tokens = answers.completion.sum(1).clamp(min=1)
         effects = {"log-perplexity": -base.sum(1) / tokens, "KL": (steered - base).sum(1)}
         return Answers(answers.texts, {name: e.tolist() for name, e in effects.items()}, answers.token_ids)
