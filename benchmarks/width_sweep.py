@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from peft_panacea import PanaceaConfig
 from peft_panacea.tuner import PanaceaSVD
+from peft_panacea.tuner.state import Held
 
 WIDTHS = [64, 256, 1024, 4096]
 LEARNING_RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
@@ -48,7 +49,8 @@ def relative_loss(width: int, scaling: float | str, learning_rate: float, inputs
         preference = torch.cat([first, 1 - first], dim=1)
         gain = torch.cat([torch.full((ROWS, 4), 0.25), 0.7 * preference], dim=1)
         update = ((x @ teacher_right) * gain) @ teacher_left.T
-        loss = (student(x, preference) - update).pow(2).mean() / update.pow(2).mean()
+        found = student(torch.zeros_like(update), x, Held(preference))
+        loss = (found - update).pow(2).mean() / update.pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

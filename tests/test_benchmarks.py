@@ -216,11 +216,11 @@ def public(tmp_path_factory):
 
 @pytest.fixture
 def paper(monkeypatch, tmp_path):
-    """`run.py` with two steps for each model, few prompts and short completions."""
+    """`run.py` with six steps for each model, few prompts and short completions."""
     monkeypatch.chdir(tmp_path)
     run = import_module("run")
     for experiment in (run.StoryRewards, run.StoryPairs, run.StoryStyles):
-        monkeypatch.setattr(experiment, "steps", 2)
+        monkeypatch.setattr(experiment, "steps", 6)
     monkeypatch.setattr(run.Stories, "TEST", 4)
     monkeypatch.setattr(run.Stories, "DEVELOPMENT", 4)
     for module in ("story_rewards", "story_pairs"):

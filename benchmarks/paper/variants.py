@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from peft_panacea.training import PreferenceArguments
 from peft_panacea.tuner import PanaceaLayer, PanaceaSVD
+from peft_panacea.tuner.state import Held
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Variant(PanaceaSVD):
     def __init__(self, svd: PanaceaSVD) -> None:
         nn.Module.__init__(self)
         self.preference_rank, self.factor, self.dropout = svd.preference_rank, svd.factor, svd.dropout
-        self.U, self.Vh, self.sigma, self.scale = svd.U, svd.Vh, svd.sigma, svd.scale
+        self.U, self.Vh, self.sigma, self.scale, self._epoch = svd.U, svd.Vh, svd.sigma, svd.scale, 0
         self.m = (self.U.shape[1] - (0 if self.sigma is None else len(self.sigma))) // self.preference_rank
 
 
@@ -73,13 +74,13 @@ class Bilinear(Variant):
         self.core = nn.Parameter(torch.zeros(self.m, k, k))
         self.scale = None
 
-    def forward(self, x: Tensor, preference: Tensor) -> Tensor:
+    def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False) -> Tensor:
         r = 0 if self.sigma is None else len(self.sigma)
-        core = torch.einsum("...i,ijk->...jk", preference, self.core)
+        core = torch.einsum("...i,ijk->...jk", held.on(x.device), self.core)
         h = nn.functional.linear(self.dropout(x), self.Vh)
         shared = h[..., :r] if self.sigma is None else h[..., :r] * self.sigma
         steered = h[..., r:] @ core
-        return self.factor * (torch.cat([shared, steered], dim=-1) @ self.U.T)
+        return result + self.factor * (torch.cat([shared, steered], dim=-1) @ self.U.T)
 
 
 def change(model: PeftModel, settings: Settings) -> None:

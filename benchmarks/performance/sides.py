@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from peft_panacea import PanaceaConfig
+from peft_panacea.tuner.product import add_update
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,28 @@ def adalora(model: nn.Module, rank: Rank) -> Any:
     return adapted(model, AdaLoraConfig(init_r=rank.total, target_r=rank.total, total_step=1000))
 
 
-def dense_delta(model: nn.Module, rank: Rank) -> Any:
+def replaced(model: nn.Module, layer_type: Callable[[nn.Linear, Rank], nn.Module], rank: Rank) -> Any:
+    """With a layer of another type around every linear layer but the output layer."""
     steered = share(model)
     for name, module in list(steered.named_modules()):
         if isinstance(module, nn.Linear) and name != "lm_head":
-            steered.set_submodule(name, DenseDelta(module, rank))
+            steered.set_submodule(name, layer_type(module, rank))
     return steered
+
+
+class Products(nn.Module):
+    """What every adapter of this rank must do: a product, a gain, and a product that adds to the base's output."""
+
+    def __init__(self, layer: nn.Linear, rank: Rank) -> None:
+        super().__init__()
+        like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        self.layer = layer
+        self.U = nn.Parameter(0.02 * torch.randn(layer.out_features, rank.total, **like))
+        self.Vh = nn.Parameter(0.02 * torch.randn(rank.total, layer.in_features, **like))
+        self.gain = nn.Parameter(torch.randn(rank.total, device=layer.weight.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return add_update(self.layer(x), x, self.U, self.Vh, self.gain, in_place=True)
 
 
 class DenseDelta(nn.Module):
@@ -152,6 +170,7 @@ def beside(shape: Shape, rows: int) -> dict[str, Any]:
         "Panacea": panacea(under, rank),
         "Panacea, rows": panacea_rows(under, rank, rows),
         "AdaLoRA": adalora(under, rank),
+        **({} if shape.four_bit else {"products alone": replaced(under, Products, rank)}),
     }
 
 

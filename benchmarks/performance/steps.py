@@ -79,13 +79,15 @@ def measured(shape: Shape, task: Callable[..., Callable[[], None]], rows: int, b
     torch._dynamo.config.recompile_limit = 64  # all sides run the same code
     models = sides.beside(shape, rows)
     if task is decode and not shape.four_bit:
-        models["dense delta"] = sides.dense_delta(sides.base(shape), Rank())
+        models["dense delta"] = sides.replaced(sides.base(shape), sides.DenseDelta, Rank())
     turns = alternate({name: task(model, rows) for name, model in models.items()}, budget)
     figures = {
         "over LoRA": ratio(turns, "Panacea", "LoRA"),
         "overhead in LoRA's": overhead(turns, "Panacea", "LoRA", "base"),
         "rows over one": ratio(turns, "Panacea, rows", "Panacea"),
     }
+    if not shape.four_bit:
+        figures["products alone, overhead"] = overhead(turns, "products alone", "LoRA", "base")
     return row(turns, **figures)
 
 

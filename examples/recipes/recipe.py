@@ -16,7 +16,7 @@ from trl import TrlParser
 
 import peft_panacea
 from peft_panacea import PanaceaConfig, data, simplex_grid
-from peft_panacea.front import describe
+from peft_panacea.front import Front, describe
 from peft_panacea.training import PreferenceArguments
 
 # TRL 1.16 and PEFT 0.21.2 use names that transformers 5.23 has renamed; nothing that these scripts could change.
@@ -95,4 +95,5 @@ def run(trainer: Trainer, recipe: RecipeArguments, unit: str, **measuring: Any) 
     details = {"command": " ".join(sys.argv), "seed": trainer.args.seed, "unit": unit}
     known = {**front.details, "versions": {**front.details.get("versions", {}), **versions}}
     replace(front, details={**known, **details}).to_json(output / "front.json")
-    print(f"\n{unit}\n\n{describe(front)}\n\nWrote the adapter and front.json to {output}")
+    written = Front.from_json(output / "front.json")  # the digits that it has are those that are printed
+    print(f"\n{unit}\n\n{describe(written)}\n\nWrote the adapter and front.json to {output}")

@@ -185,7 +185,7 @@ def test_nothing_is_ever_out_of_date(looks, monkeypatch):
 
 # What keeps a gain from being used when it is out of date → where, the code that does it, and the code without it.
 CHECKS = {
-    "epoch": (PanaceaSVD, "forward", "kept.epoch == self._epoch", "True"),
+    "epoch": (PanaceaSVD, "forward", "kept.epoch != self._epoch", "False"),
     "parameter": (Kept, "holds", "parameter is not known or", ""),
     "memory": (Kept, "holds", "known.data_ptr() != address or", ""),
     "version": (Kept, "holds", "or known._version != version", ""),

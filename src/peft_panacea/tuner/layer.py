@@ -146,7 +146,8 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         # Not `self.base_layer`: the lookup of a module by its attribute costs as much as a product for one token.
-        base_layer, adapters = self._modules["base_layer"], self._modules["panacea_svd"]._modules
+        base_layer: Any = self._modules["base_layer"]
+        adapters: Any = self._modules["panacea_svd"]._modules
         result = base_layer(x, *args, **kwargs)
         if self.disable_adapters or self.merged_adapters:
             return result

@@ -44,14 +44,15 @@ def parse_preference(preference: Preferences, objectives: Sequence[str], *, extr
     """
     values: list[Any]
     if isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
-        rows = [_numbers(row, objectives, f"`preference` row {i}", may_be_rows=False) for i, row in enumerate(preference)]
-        values = [_checked(row, objectives, extrapolate, f"`preference` row {i}") for i, row in enumerate(rows)]
+        values = [
+            _numbers(row, objectives, f"`preference` row {i}", may_be_rows=False) for i, row in enumerate(preference)
+        ]
     else:
         values = _numbers(preference, objectives, "`preference`", may_be_rows=True)
-        if values and isinstance(values[0], list):
-            values = [_checked(row, objectives, extrapolate, f"`preference` row {i}") for i, row in enumerate(values)]
-        else:
-            values = _checked(values, objectives, extrapolate, "`preference`")
+    if values and isinstance(values[0], list):
+        values = [_checked(row, objectives, extrapolate, f"`preference` row {i}") for i, row in enumerate(values)]
+    else:
+        values = _checked(values, objectives, extrapolate, "`preference`")
     if not torch.is_inference_mode_enabled():
         return torch.tensor(values, dtype=torch.float32, device="cpu")
     with torch.inference_mode(False):  # the preference may outlive the mode it is set in, and be trained under

@@ -30,7 +30,8 @@ def add_update(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, i
             x, U, Vh = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, U, Vh))
         if result.dtype == U.dtype and result.is_contiguous():
             # Into a view autograd writes by a detour that costs more than it saves.
-            return _AddUpdate.apply(result, x, U, Vh, gain, in_place and not result._is_view())
+            in_place = in_place and not result._is_view()
+            return _AddUpdate.apply(result, x, U, Vh, gain, in_place)  # type: ignore[no-untyped-call]
         return add_plainly(result, x, U, Vh, gain)
     h = linear(x, Vh)
     h.mul_(gain)

@@ -63,9 +63,7 @@ class Scope:
         current: The innermost scope of whoever asks; this one itself where there is none.
     """
 
-    def __init__(
-        self, preferences: dict[int, Held], *, outer: Scope | None = None, of_call: bool = False
-    ) -> None:
+    def __init__(self, preferences: dict[int, Held], *, outer: Scope | None = None, of_call: bool = False) -> None:
         self.preferences = preferences
         self.outer = outer
         self.of_call = of_call

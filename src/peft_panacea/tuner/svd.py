@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,8 @@ class PanaceaSVD(nn.Module):
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
         """U ~ N(0, std_u²), Vh ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
+        if self.U.is_meta:  # where torch takes a millisecond to draw nothing, half of the time of loading an adapter
+            return
         nn.init.normal_(self.U, std=std_u)
         nn.init.normal_(self.Vh, std=std_v)
         for diagonal in self._diagonal():
@@ -87,7 +90,7 @@ class PanaceaSVD(nn.Module):
         return self.factor * gain(self.sigma, self.scale, preference, self.preference_rank)
 
     def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False) -> Tensor:
-        """result + ΔW(p) x.
+        """Add ΔW(p) x to `result`.
 
         Args:
             result: [B, ..., out], the output of the base layer.
@@ -97,7 +100,7 @@ class PanaceaSVD(nn.Module):
         """
         if held.rows is not None:
             check_rows(x, held)
-        dropout = self._modules["dropout"]
+        dropout: Any = self._modules["dropout"]  # `self.dropout` is a slow way to it
         if dropout.training:
             x = dropout(x)
         if torch.compiler.is_compiling():
@@ -107,8 +110,10 @@ class PanaceaSVD(nn.Module):
             gain = self._make_gain(x, held)
         else:
             kept = held.gains.get((self, x.ndim))
-            is_good = kept is not None and kept.epoch == self._epoch and kept.holds(self._parameters)
-            gain = kept.value if is_good else self._keep_gain(x, held)
+            if kept is None or kept.epoch != self._epoch or not kept.holds(self._parameters):
+                gain = self._keep_gain(x, held)
+            else:
+                gain = kept.value
         return add_update(result, x, self.U, self.Vh, gain, in_place)
 
     def _keep_gain(self, x: Tensor, held: Held) -> Tensor:
