@@ -38,7 +38,7 @@ class Variant(PanaceaSVD):
     def __init__(self, svd: PanaceaSVD) -> None:
         nn.Module.__init__(self)
         self.preference_rank, self.factor, self.dropout = svd.preference_rank, svd.factor, svd.dropout
-        self.U, self.Vh, self.sigma, self.scale, self._epoch = svd.U, svd.Vh, svd.sigma, svd.scale, 0
+        self.U, self.Vh, self.sigma, self.scale, self.epoch = svd.U, svd.Vh, svd.sigma, svd.scale, 0
         self.m = (self.U.shape[1] - (0 if self.sigma is None else len(self.sigma))) // self.preference_rank
 
 
@@ -74,7 +74,7 @@ class Bilinear(Variant):
         self.core = nn.Parameter(torch.zeros(self.m, k, k))
         self.scale = None
 
-    def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False) -> Tensor:
+    def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False, settled: bool = False) -> Tensor:
         r = 0 if self.sigma is None else len(self.sigma)
         core = torch.einsum("...i,ijk->...jk", held.on(x.device), self.core)
         h = nn.functional.linear(self.dropout(x), self.Vh)

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import GenerationConfig
 
 from conftest import llama, randomise, steered, t5
@@ -186,6 +187,13 @@ def test_kl_and_log_perplexity_are_sums_over_tokens(model, tokenizer):
         assert answers.effects["KL"][i] == pytest.approx(own - base, abs=1e-4)
         assert answers.effects["log-perplexity"][i] == pytest.approx(-base / len(after), abs=1e-4)
     assert len(lengths) > 1, "some completions must end early"
+
+
+def test_kl_in_half_precision_is_no_rounding(tokenizer):
+    """Of an adapter that changes nothing it is 0."""
+    untrained = get_peft_model(llama().bfloat16(), PanaceaConfig(objectives=["a", "b"], task_type="CAUSAL_LM"))
+    front = evaluate_front(untrained, PROMPTS, REWARDS, GRID, tokenizer=tokenizer, max_new_tokens=12)
+    assert not front.side_effects["KL"].any()
 
 
 def test_base_answers_are_without_the_adapter(model, tokenizer):

@@ -1,5 +1,6 @@
 """A gain that was made once is never used when it is out of date: bit for bit, whatever happens in between."""
 
+import contextvars
 import inspect
 import random
 import textwrap
@@ -12,7 +13,7 @@ from torch import nn
 from conftest import MLP, randomise, steered
 from peft_panacea.tuner import PanaceaSVD, kept
 from peft_panacea.tuner.kept import Kept
-from peft_panacea.tuner.state import Held
+from peft_panacea.tuner.state import Held, Scope
 
 STEPS = 600
 PAIR, ROWS = torch.randn(3, 12), torch.randn(3, 3, 12)  # a preference per row would broadcast against both
@@ -20,6 +21,13 @@ PAIR, ROWS = torch.randn(3, 12), torch.randn(3, 3, 12)  # a preference per row w
 
 def diagonal(model):
     return [module for module in model.modules() if isinstance(module, PanaceaSVD)]
+
+
+def with_nothing_kept(forward):
+    def anew(self, result, x, held, in_place, settled):
+        return forward(self, result, x, Held(held.on()), in_place)
+
+    return anew
 
 
 def draw(rng, rows=False):
@@ -49,14 +57,15 @@ class Walk:
         """Whether the model answers as if nothing were kept."""
         dtype = self.model.base_model.model.hidden.weight.dtype
         same = True
-        for x in (PAIR.to(dtype), ROWS.to(dtype)):
-            with torch.no_grad():
-                answer = self.model(x, **preference)
-                with self.patch.context() as patch:
-                    patch.setattr(Kept, "holds", lambda *args: False)
-                    patch.setattr(PanaceaSVD, "_keep_gain", PanaceaSVD._make_gain)
-                    same &= torch.equal(answer, self.model(x, **preference))
-            assert answer.isfinite().all()
+        # A `PeftModel` looks once in every call, its layers look by themselves where there is no call.
+        for model, options in ((self.model, preference), (self.model.base_model.model, {})):
+            for x in (PAIR.to(dtype), ROWS.to(dtype)):
+                with torch.no_grad():
+                    answer = model(x, **options)
+                    with self.patch.context() as patch:
+                        patch.setattr(PanaceaSVD, "forward", with_nothing_kept(PanaceaSVD.forward))
+                        same &= torch.equal(answer, model(x, **options))
+                assert answer.isfinite().all()
         return same
 
     def run(self):
@@ -89,7 +98,7 @@ class Walk:
         with self.model.preference(preference), torch.no_grad():
             x = PAIR.to(self.model.base_model.model.hidden.weight.dtype)
             answer = self.model(x)
-            with torch.enable_grad():  # which keeps nothing
+            with torch.enable_grad():  # where nothing is kept
                 return torch.equal(answer, self.model(x).detach())
 
     def do_train(self):
@@ -185,13 +194,14 @@ def test_nothing_is_ever_out_of_date(looks, monkeypatch):
 
 # What keeps a gain from being used when it is out of date → where, the code that does it, and the code without it.
 CHECKS = {
-    "epoch": (PanaceaSVD, "forward", "kept.epoch != self._epoch", "False"),
+    "call": (Scope, "__init__", "held.settle()", "pass"),
+    "epoch": (Kept, "holds", "self._owner.epoch != self._epoch", "False"),
     "parameter": (Kept, "holds", "parameter is not known or", ""),
-    "memory": (Kept, "holds", "known.data_ptr() != address or", ""),
-    "version": (Kept, "holds", "or known._version != version", ""),
+    "memory": (Kept, "holds", "parameter.data_ptr() != address or", ""),
+    "version": (Kept, "holds", "or parameter._version != version", ""),
     "values": (Kept, "holds", "read() != content", "False"),
-    "recorded forward": (PanaceaSVD, "forward", "self._epoch += 1", "pass"),
-    "mode": (PanaceaSVD, "train", "self._epoch += 1", "pass"),
+    "recorded forward": (PanaceaSVD, "forward", "self.epoch += 1", "pass"),
+    "mode": (PanaceaSVD, "train", "self.epoch += 1", "pass"),
     "dimensions": (PanaceaSVD, "forward", "x.ndim", "2"),
     "preference": (Held, "__init__", "Kept] = {}", "Kept] = SHARED"),
 }
@@ -210,3 +220,27 @@ def test_every_check_is_needed(check, monkeypatch):
     walk = Walk(monkeypatch, looks=check not in SEEN_BY_VALUE)
     monkeypatch.setattr(owner, name, namespace[name])
     assert walk.run() is not None
+
+
+def test_what_began_in_a_call_looks_by_itself_when_the_call_has_ended():
+    """A generator that was given up within it, and a copy of its context."""
+    model = steered(MLP(), target_modules=["hidden", "out"])
+    inner, state = model.base_model.model, model.base_model.preference_state
+    scale = diagonal(model)[0].scale
+
+    def steps():
+        with state.call({}):
+            while True:
+                yield contextvars.copy_context(), inner(PAIR)
+
+    @torch.no_grad()
+    def changed(before):
+        scale.mul_(2)
+        return not torch.equal(inner(PAIR), before)
+
+    with torch.no_grad():
+        generator = steps()
+        context, before = next(generator)
+    ThreadPoolExecutor(1).submit(generator.close).result()
+    assert changed(before)
+    assert context.run(changed, inner(PAIR).detach())

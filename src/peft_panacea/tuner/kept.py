@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from ctypes import string_at
 from functools import partial
 from typing import Any
@@ -20,23 +20,27 @@ class Kept:
 
     Args:
         make: Makes the tensor.
-        parameters: Of what, by name; each `can_be_watched`.
-        epoch: The owner's, for which the tensor is good.
+        owner: The module of the parameters, which counts its epochs in `epoch`.
+        names: Of the parameters; each `can_be_watched`.
     """
 
-    __slots__ = ("_looks", "epoch", "value")
+    __slots__ = ("_epoch", "_looks", "_owner", "value")
 
-    def __init__(self, make: Callable[[], Tensor], parameters: Mapping[str, nn.Parameter], epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, make: Callable[[], Tensor], owner: Any, names: Sequence[str]) -> None:
+        self._owner = owner
+        self._epoch = owner.epoch
         # Before the tensor is made, so that a write in between makes it out of date.
-        self._looks = [_look(name, parameter) for name, parameter in parameters.items()]
+        self._looks = [_look(name, owner._parameters[name]) for name in names]
         self.value = make()
 
-    def holds(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether the tensor would be the same if it were made of these now, as far as can be seen."""
+    def holds(self) -> bool:
+        """Whether the tensor would be the same if it were made now, as far as can be seen."""
+        if self._owner.epoch != self._epoch:
+            return False
+        parameters = self._owner._parameters
         for name, known, _, address, version, read, content in self._looks:
-            parameter: Any = parameters.get(name)
-            if parameter is not known or known.data_ptr() != address or known._version != version:
+            parameter = parameters.get(name)
+            if parameter is not known or parameter.data_ptr() != address or parameter._version != version:
                 return False
             if read is not None and read() != content:
                 return False

@@ -9,7 +9,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, _get_in_out_features, check_adapters_to_merge
 from peft.utils.quantization_utils import quantization_extra_repr, resolve_quantization_backend
 from torch import Tensor, nn
-from torch.nn.modules import module as watching
+from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
 from .config import PanaceaConfig
@@ -83,7 +83,7 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
     ) -> None:
         super().__init__()
         PanaceaLayer.__init__(self, base_layer, preference_state, **kwargs)
-        self._active_adapter = adapter_name
+        self._active_adapter: str | list[str] = adapter_name
         self.update_layer(adapter_name, config, r)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
@@ -143,26 +143,30 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
             self.set_base_weight(weight)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        # Not `self.base_layer`: the lookup of a module by its attribute costs as much as a product for one token.
-        base_layer: Any = self._modules["base_layer"]
-        adapters: Any = self._modules["panacea_svd"]._modules
-        result = base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged_adapters:
-            return result
+        # Every line counts here: a lookup by `self.base_layer`, or a property, takes as long as a product for one token.
+        modules: Any = self._modules
+        base_layer, adapters = modules["base_layer"], modules["panacea_svd"]._modules
+        if self._disable_adapters or self.merged_adapters:
+            if self._disable_adapters and self.merged_adapters:
+                self.unmerge()
+            return base_layer(x, *args, **kwargs)
 
+        result = base_layer(x, *args, **kwargs)
         dtype = result.dtype
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        in_place = not _is_watched(base_layer)
-        for name in self.active_adapters:
+        # What a hook may have kept is not written into.
+        in_place = not (base_layer._forward_hooks or base_layer._backward_hooks or base_layer._backward_pre_hooks)
+        in_place = in_place and not torch_module._global_forward_hooks
+        active = self._active_adapter
+        for name in (active,) if isinstance(active, str) else active:
             svd = adapters.get(name)
             if svd is None:
                 continue
             if x.dtype != (expected := svd.Vh.dtype):
                 x = self._cast_input_dtype(x, expected)
-            result = svd(result, x, self.preference_state.held(name), in_place)
+            held, settled = self.preference_state.held(name)
+            result = svd(result, x, held, in_place, settled)
         return result if result.dtype == dtype else result.to(dtype)
 
     def supports_lora_conversion(self, adapter_name: str = "default") -> bool:
@@ -173,10 +177,3 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
 
     def extra_repr(self) -> str:
         return quantization_extra_repr(self)
-
-
-def _is_watched(module: nn.Module) -> bool:
-    """Whether a hook may have kept what the module returned, which must then not be written into."""
-    return bool(
-        module._forward_hooks or module._backward_hooks or module._backward_pre_hooks or watching._global_forward_hooks
-    )

@@ -46,6 +46,11 @@ class Held:
             self._copy()
         return self._on[device]
 
+    def settle(self) -> None:
+        """Let go what no longer holds."""
+        for key in [key for key, kept in list(self.gains.items()) if not kept.holds()]:
+            self.gains.pop(key, None)
+
     def _copy(self) -> None:
         if self._devices:
             with torch.inference_mode(False):  # what is copied in a generation may be trained under later
@@ -60,6 +65,9 @@ class Scope:
         outer: The scope around it.
         of_call: Whether it ends with a call of the model, so that its rows may follow those of the batch.
         left: Whether it has ended, but is still there for somebody.
+        call: The scope of the call that it belongs to. What was kept with its preferences is let go when that begins,
+            unless it still holds, and not looked at again until it has ended.
+        ended: Whether it was left.
         current: The innermost scope of whoever asks; this one itself where there is none.
     """
 
@@ -68,6 +76,11 @@ class Scope:
         self.outer = outer
         self.of_call = of_call
         self.left = False
+        self.ended = False
+        self.call: Scope | None = self if of_call else None if outer is None else outer.call
+        if self.call is not None:
+            for held in preferences.values():
+                held.settle()
 
     # A property that is made in C is no code to `torch.compile`, which cannot trace a context variable: it looks the
     # value up again at every call. So a graph serves all threads and all preferences.
@@ -90,6 +103,7 @@ def _entered(preferences: dict[int, Held], *, of_call: bool = False) -> Iterator
     try:
         yield
     finally:
+        scope.ended = True
         inner = _innermost()
         try:
             _SCOPE.reset(token)
@@ -141,12 +155,18 @@ class PreferenceState:
 
     def get(self, adapter_name: str, device: torch.device = CPU) -> Tensor:
         """The preference of an adapter as the caller sees it, [m] or [B, m], float32 on `device`."""
-        return self.held(adapter_name).on(device)
+        return self.held(adapter_name)[0].on(device)
 
-    def held(self, adapter_name: str) -> Held:
-        """The same with what was made of it."""
-        preference = self._everyone.current.preferences.get(self._number[adapter_name])
-        return self._of_everyone(adapter_name) if preference is None else preference
+    def held(self, adapter_name: str) -> tuple[Held, bool]:
+        """The same with what was made of it, and whether that holds without a look at it."""
+        scope: Scope = self._everyone.current
+        number = self._number[adapter_name]
+        held = scope.preferences.get(number)
+        if held is None:
+            return self._everyone.preferences[number], False
+        if torch.compiler.is_compiling():  # a graph makes everything itself, and should not depend on this
+            return held, False
+        return held, scope.call is not None and not scope.call.ended
 
     def set(self, preferences: Mapping[str, Tensor]) -> None:
         """Replace what everyone sees of the named adapters."""
@@ -188,7 +208,7 @@ class PreferenceState:
 
     def seen(self) -> dict[int, Held]:
         """What the caller sees, for `as_seen`."""
-        return {self._number[name]: self.held(name) for name in self.objectives}
+        return {self._number[name]: self.held(name)[0] for name in self.objectives}
 
     def repeat_rows(self, repeats: int) -> None:
         """Repeat every per-row preference of a call as `generate` repeats rows: each row `repeats` times in a run."""

@@ -52,6 +52,7 @@ class PanaceaSVD(nn.Module):
         sigma: [r], singular values shared by all objectives; None if r = 0.
         scale: [1], learned factor of the preference.
         factor: The constant c.
+        epoch: Changes when the parameters may have changed unseen, see `Kept`.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class PanaceaSVD(nn.Module):
         self.Vh = nn.Parameter(torch.empty(k, in_features))
         self.sigma = nn.Parameter(torch.empty(r, dtype=torch.float32)) if r else None
         self.scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
-        self._epoch = 0
+        self.epoch = 0
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
         """U ~ N(0, std_u²), Vh ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
@@ -89,7 +90,7 @@ class PanaceaSVD(nn.Module):
         """The constant c times (sigma, scale · p), [..., r + m·R], for a preference [..., m]."""
         return self.factor * gain(self.sigma, self.scale, preference, self.preference_rank)
 
-    def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False) -> Tensor:
+    def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False, settled: bool = False) -> Tensor:
         """Add ΔW(p) x to `result`.
 
         Args:
@@ -97,6 +98,7 @@ class PanaceaSVD(nn.Module):
             x: [B, ..., in], its input.
             held: The preference, [m], or [B, m] with one for every row.
             in_place: Whether nobody else has `result`, so that it may be written into.
+            settled: Whether what was kept with the preference is known to hold.
         """
         if held.rows is not None:
             check_rows(x, held)
@@ -106,22 +108,21 @@ class PanaceaSVD(nn.Module):
         if torch.compiler.is_compiling():
             return add_plainly(result, x, self.U, self.Vh, self._make_gain(x, held))
         if torch.is_grad_enabled() or self.training:
-            self._epoch += 1  # an update may follow
-            gain = self._make_gain(x, held)
-        else:
-            kept = held.gains.get((self, x.ndim))
-            if kept is None or kept.epoch != self._epoch or not kept.holds(self._parameters):
-                gain = self._keep_gain(x, held)
-            else:
-                gain = kept.value
-        return add_update(result, x, self.U, self.Vh, gain, in_place)
+            self.epoch += 1  # an update may follow
+            return add_update(result, x, self.U, self.Vh, self._make_gain(x, held), in_place)
+        kept = held.gains.get((self, x.ndim))
+        if kept is None or not (settled or kept.holds()):
+            return add_update(result, x, self.U, self.Vh, self._keep_gain(x, held), in_place)
+        return add_update(result, x, self.U, self.Vh, kept.value, in_place)
 
     def _keep_gain(self, x: Tensor, held: Held) -> Tensor:
         """The gain, made for this preference once and for all until something changes."""
-        parameters = {name: p for name, p in self._parameters.items() if name in ("sigma", "scale") and p is not None}
-        if not parameters or not all(map(can_be_watched, parameters.values())):  # while sharded there may be none
+        names = [name for name in ("sigma", "scale") if self._parameters.get(name) is not None]
+        if not names or not all(
+            can_be_watched(self._parameters[name]) for name in names
+        ):  # sharded, there may be none
             return self._make_gain(x, held)
-        held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), parameters, self._epoch)
+        held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), self, names)
         return kept.value
 
     def _make_gain(self, x: Tensor, held: Held) -> Tensor:
@@ -154,7 +155,7 @@ class PanaceaSVD(nn.Module):
                 "model is wrapped, as docs/initialisation.md says."
             )
         self.restore_diagonal()
-        self._epoch += 1
+        self.epoch += 1
         return super().train(mode)
 
     def restore_diagonal(self) -> None:
