@@ -143,7 +143,7 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
             self.set_base_weight(weight)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        # Every line counts here: a lookup by `self.base_layer`, or a property, takes as long as a product for one token.
+        # Every line counts: a lookup by `self.base_layer`, or a property, takes as long as a product for one token.
         modules: Any = self._modules
         base_layer, adapters = modules["base_layer"], modules["panacea_svd"]._modules
         if self._disable_adapters or self.merged_adapters:

@@ -117,10 +117,9 @@ class PanaceaSVD(nn.Module):
 
     def _keep_gain(self, x: Tensor, held: Held) -> Tensor:
         """The gain, made for this preference once and for all until something changes."""
-        names = [name for name in ("sigma", "scale") if self._parameters.get(name) is not None]
-        if not names or not all(
-            can_be_watched(self._parameters[name]) for name in names
-        ):  # sharded, there may be none
+        diagonal: dict[str, Any] = {name: self._parameters.get(name) for name in ("sigma", "scale")}
+        names = [name for name, parameter in diagonal.items() if parameter is not None]
+        if not names or not all(can_be_watched(diagonal[name]) for name in names):  # while sharded there may be none
             return self._make_gain(x, held)
         held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), self, names)
         return kept.value
