@@ -38,7 +38,7 @@ class Variant(PanaceaSVD):
     def __init__(self, svd: PanaceaSVD) -> None:
         nn.Module.__init__(self)
         self.preference_rank, self.factor, self.dropout = svd.preference_rank, svd.factor, svd.dropout
-        self.U, self.Vh, self.sigma, self.scale, self.epoch = svd.U, svd.Vh, svd.sigma, svd.scale, 0
+        self.U, self.Vh, self.sigma, self.scale, self.watch = svd.U, svd.Vh, svd.sigma, svd.scale, None
         self.m = (self.U.shape[1] - (0 if self.sigma is None else len(self.sigma))) // self.preference_rank
 
 

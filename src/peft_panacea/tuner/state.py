@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .kept import Kept
+from .watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -29,12 +29,12 @@ class Held:
 
     Attributes:
         rows: B, or None.
-        gains: By layer and number of dimensions of its input.
+        gains: By layer and number of dimensions of its input, each with the watch that it was made under.
     """
 
     def __init__(self, preference: Tensor, devices: set[torch.device] | None = None) -> None:
         self.rows = preference.shape[0] if preference.ndim == 2 else None
-        self.gains: dict[tuple[nn.Module, int], Kept] = {}
+        self.gains: dict[tuple[Any, int], tuple[Watch, Tensor]] = {}
         self._devices = set() if devices is None else devices
         self._on = {CPU: preference}
         self._copy()
@@ -48,7 +48,7 @@ class Held:
 
     def settle(self) -> None:
         """Let go what no longer holds."""
-        for key in [key for key, kept in list(self.gains.items()) if not kept.holds()]:
+        for key in [key for key, (watch, _) in list(self.gains.items()) if not key[0].is_current(watch)]:
             self.gains.pop(key, None)
 
     def _copy(self) -> None:
@@ -63,10 +63,10 @@ class Scope:
     Attributes:
         preferences: By the number of the adapter, which is different for every adapter in the process.
         outer: The scope around it.
-        of_call: Whether it ends with a call of the model, so that its rows may follow those of the batch.
         left: Whether it has ended, but is still there for somebody.
-        call: The scope of the call that it belongs to. What was kept with its preferences is let go when that begins,
-            unless it still holds, and not looked at again until it has ended.
+        call: The scope of the call of the model that it belongs to, itself if the rows may follow those of the batch.
+            What was kept with its preferences is let go when it begins, unless it still holds, and not looked at again
+            until the call has ended.
         ended: Whether it was left.
         current: The innermost scope of whoever asks; this one itself where there is none.
     """
@@ -74,7 +74,6 @@ class Scope:
     def __init__(self, preferences: dict[int, Held], *, outer: Scope | None = None, of_call: bool = False) -> None:
         self.preferences = preferences
         self.outer = outer
-        self.of_call = of_call
         self.left = False
         self.ended = False
         self.call: Scope | None = self if of_call else None if outer is None else outer.call
@@ -103,7 +102,7 @@ def _entered(preferences: dict[int, Held], *, of_call: bool = False) -> Iterator
     try:
         yield
     finally:
-        scope.ended = True
+        scope.ended, scope.call = True, None
         inner = _innermost()
         try:
             _SCOPE.reset(token)
@@ -213,7 +212,7 @@ class PreferenceState:
     def repeat_rows(self, repeats: int) -> None:
         """Repeat every per-row preference of a call as `generate` repeats rows: each row `repeats` times in a run."""
         scope = self._everyone.current
-        if not scope.of_call:
+        if scope.call is not scope:
             return
         for number, preference in self.seen().items():
             if preference.rows is not None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .kept import Kept, can_be_watched
 from .product import add_plainly, add_update
 from .state import Held
+from .watch import Watch, can_be_watched
 
 
 def gain(sigma: Tensor | None, scale: Tensor, preference: Tensor, preference_rank: int) -> Tensor:
@@ -52,7 +52,7 @@ class PanaceaSVD(nn.Module):
         sigma: [r], singular values shared by all objectives; None if r = 0.
         scale: [1], learned factor of the preference.
         factor: The constant c.
-        epoch: Changes when the parameters may have changed unseen, see `Kept`.
+        watch: Over the parameters that the gain is made of; None after what may be followed by a write.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class PanaceaSVD(nn.Module):
         self.Vh = nn.Parameter(torch.empty(k, in_features))
         self.sigma = nn.Parameter(torch.empty(r, dtype=torch.float32)) if r else None
         self.scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
-        self.epoch = 0
+        self.watch: Watch | None = None
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
         """U ~ N(0, std_u²), Vh ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
@@ -108,21 +108,29 @@ class PanaceaSVD(nn.Module):
         if torch.compiler.is_compiling():
             return add_plainly(result, x, self.U, self.Vh, self._make_gain(x, held))
         if torch.is_grad_enabled() or self.training:
-            self.epoch += 1  # an update may follow
+            self.watch = None  # an update may follow
             return add_update(result, x, self.U, self.Vh, self._make_gain(x, held), in_place)
         kept = held.gains.get((self, x.ndim))
-        if kept is None or not (settled or kept.holds()):
-            return add_update(result, x, self.U, self.Vh, self._keep_gain(x, held), in_place)
-        return add_update(result, x, self.U, self.Vh, kept.value, in_place)
+        gain = kept[1] if kept is not None and (settled or self.is_current(kept[0])) else self._keep_gain(x, held)
+        return add_update(result, x, self.U, self.Vh, gain, in_place)
+
+    def is_current(self, watch: Watch) -> bool:
+        """Whether what was made under this watch would be the same if it were made now, as far as can be seen."""
+        return watch is self.watch and watch.holds(self._parameters)
 
     def _keep_gain(self, x: Tensor, held: Held) -> Tensor:
         """The gain, made for this preference once and for all until something changes."""
-        diagonal: dict[str, Any] = {name: self._parameters.get(name) for name in ("sigma", "scale")}
-        names = [name for name, parameter in diagonal.items() if parameter is not None]
-        if not names or not all(can_be_watched(diagonal[name]) for name in names):  # while sharded there may be none
-            return self._make_gain(x, held)
-        held.gains[self, x.ndim] = kept = Kept(lambda: self._make_gain(x, held), self, names)
-        return kept.value
+        # Before the gain is made, so that a write in between makes it out of date.
+        watch = self.watch
+        if watch is None or not watch.holds(self._parameters):
+            diagonal: dict[str, Any] = {name: self._parameters.get(name) for name in ("sigma", "scale")}
+            watched = {name: parameter for name, parameter in diagonal.items() if parameter is not None}
+            if not watched or not all(map(can_be_watched, watched.values())):  # while sharded there may be none
+                return self._make_gain(x, held)
+            watch = self.watch = Watch(watched)
+        gain = self._make_gain(x, held)
+        held.gains[self, x.ndim] = watch, gain
+        return gain
 
     def _make_gain(self, x: Tensor, held: Held) -> Tensor:
         """The gain, in a shape that broadcasts against x V."""
@@ -133,6 +141,9 @@ class PanaceaSVD(nn.Module):
         """ΔW(p), [out, in], in float32 or better, for one preference [m]."""
         dtype = torch.promote_types(self.U.dtype, torch.float32)
         return delta_weight(self.U.to(dtype), self.Vh.to(dtype), self.gain(preference).to(dtype))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "watch": None}  # the address is of this process
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PanaceaSVD:
         # sigma and scale stay float32 under .to(bfloat16) and .half(): a half-precision diagonal stops learning,
@@ -154,7 +165,7 @@ class PanaceaSVD(nn.Module):
                 "model is wrapped, as docs/initialisation.md says."
             )
         self.restore_diagonal()
-        self.epoch += 1
+        self.watch = None
         return super().train(mode)
 
     def restore_diagonal(self) -> None:

@@ -1,8 +1,8 @@
-"""What is made of parameters once, and made again as soon as one of them may have changed."""
+"""Whether parameters have changed since something was made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from ctypes import string_at
 from functools import partial
 from typing import Any
@@ -10,34 +10,24 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Kept:
-    """A tensor, and what the parameters that it is made of looked like.
+class Watch:
+    """What parameters looked like.
 
     A write is seen by the version that every parameter counts, and a new `data` by its address, which nothing else can
     have as long as the old one is held here. Writes into `data` are not counted: on the CPU the bytes are compared as
-    well; elsewhere, where a look at them would wait for the device, the owner begins another epoch when there may have
-    been some.
+    well; elsewhere a look at them would wait for the device, and whoever may have written has to begin another watch.
 
     Args:
-        make: Makes the tensor.
-        owner: The module of the parameters, which counts its epochs in `epoch`.
-        names: Of the parameters; each `can_be_watched`.
+        parameters: By name; each `can_be_watched`.
     """
 
-    __slots__ = ("_epoch", "_looks", "_owner", "value")
+    __slots__ = ("_looks",)
 
-    def __init__(self, make: Callable[[], Tensor], owner: Any, names: Sequence[str]) -> None:
-        self._owner = owner
-        self._epoch = owner.epoch
-        # Before the tensor is made, so that a write in between makes it out of date.
-        self._looks = [_look(name, owner._parameters[name]) for name in names]
-        self.value = make()
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._looks = [_look(name, parameter) for name, parameter in parameters.items()]
 
-    def holds(self) -> bool:
-        """Whether the tensor would be the same if it were made now, as far as can be seen."""
-        if self._owner.epoch != self._epoch:
-            return False
-        parameters = self._owner._parameters
+    def holds(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether these look as those did."""
         for name, known, _, address, version, read, content in self._looks:
             parameter = parameters.get(name)
             if parameter is not known or parameter.data_ptr() != address or parameter._version != version:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from conftest import MLP, randomise, steered
-from peft_panacea.tuner import PanaceaSVD, kept
-from peft_panacea.tuner.kept import Kept
+from peft_panacea.tuner import PanaceaSVD, watch
 from peft_panacea.tuner.state import Held, Scope
+from peft_panacea.tuner.watch import Watch
 
 STEPS = 600
 PAIR, ROWS = torch.randn(3, 12), torch.randn(3, 3, 12)  # a preference per row would broadcast against both
@@ -50,7 +50,7 @@ class Walk:
         self.model = steered(MLP(), target_modules=["hidden", "out"])
         self.patch = monkeypatch
         if not looks:
-            monkeypatch.setattr(kept, "_reader", lambda data: None)
+            monkeypatch.setattr(watch, "_reader", lambda data: None)
         self.count = 0
 
     def check(self, **preference):
@@ -195,17 +195,17 @@ def test_nothing_is_ever_out_of_date(looks, monkeypatch):
 # What keeps a gain from being used when it is out of date → where, the code that does it, and the code without it.
 CHECKS = {
     "call": (Scope, "__init__", "held.settle()", "pass"),
-    "epoch": (Kept, "holds", "self._owner.epoch != self._epoch", "False"),
-    "parameter": (Kept, "holds", "parameter is not known or", ""),
-    "memory": (Kept, "holds", "parameter.data_ptr() != address or", ""),
-    "version": (Kept, "holds", "or parameter._version != version", ""),
-    "values": (Kept, "holds", "read() != content", "False"),
-    "recorded forward": (PanaceaSVD, "forward", "self.epoch += 1", "pass"),
-    "mode": (PanaceaSVD, "train", "self.epoch += 1", "pass"),
+    "watch": (PanaceaSVD, "is_current", "watch is self.watch and", ""),
+    "parameter": (Watch, "holds", "parameter is not known or", ""),
+    "memory": (Watch, "holds", "parameter.data_ptr() != address or", ""),
+    "version": (Watch, "holds", "or parameter._version != version", ""),
+    "values": (Watch, "holds", "read() != content", "False"),
+    "recorded forward": (PanaceaSVD, "forward", "self.watch = None", "pass"),
+    "mode": (PanaceaSVD, "train", "self.watch = None", "pass"),
     "dimensions": (PanaceaSVD, "forward", "x.ndim", "2"),
-    "preference": (Held, "__init__", "Kept] = {}", "Kept] = SHARED"),
+    "preference": (Held, "__init__", "Tensor]] = {}", "Tensor]] = SHARED"),
 }
-SEEN_BY_VALUE = {"epoch", "parameter", "version", "recorded forward", "mode"}
+SEEN_BY_VALUE = {"watch", "parameter", "version", "recorded forward", "mode"}
 """What is needed only where values cannot be looked at."""
 
 
