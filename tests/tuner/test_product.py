@@ -105,6 +105,19 @@ def test_what_a_hook_keeps_of_the_base_layer_does_not_change(recorded, everywher
     assert torch.equal(kept[0], base_layer(x))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_model_may_write_into_the_sum(in_place, bias):
+    """As DeBERTa adds its biases; a linear layer with a bias returns a view."""
+    base, given = nn.Linear(6, 5, bias=bias, dtype=torch.float64), inputs()[1:]
+    gradients = []
+    for add in (add_update, lambda *args: add_plainly(*args[:-1])):
+        summed = add(base(given[0]), *given, in_place).permute(1, 0, 2)
+        summed *= 2
+        gradients.append(torch.autograd.grad(summed.square().sum(), given))
+    torch.testing.assert_close(*gradients)
+
+
 def test_backward_hooks_of_the_base_layer_run():
     model = steered(MLP(), target_modules=["hidden", "out"]).train()
     base_layer = next(m for m in model.modules() if isinstance(m, PanaceaLayer)).base_layer

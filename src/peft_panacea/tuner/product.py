@@ -61,12 +61,13 @@ class _AddUpdate(torch.autograd.Function):
     def forward(ctx: Any, result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, in_place: bool) -> Tensor:
         h = linear(x, Vh)
         ctx.save_for_backward(x, U, Vh, gain, h)
-        rows, update = result.view(-1, U.shape[0]), (_gained(h, gain).view(-1, U.shape[1]), U.t())
         if in_place:
-            rows.addmm_(*update)
             ctx.mark_dirty(result)
-            return result
-        return torch.addmm(rows, *update).view(result.shape)
+        else:
+            # Not a view of what `torch.addmm` returns: into a view that was made in here nobody may write later.
+            result = result.clone()
+        result.view(-1, U.shape[0]).addmm_(_gained(h, gain).view(-1, U.shape[1]), U.t())
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
