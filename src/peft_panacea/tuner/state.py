@@ -165,7 +165,8 @@ class PreferenceState:
             return self._everyone.preferences[number], False
         if torch.compiler.is_compiling():  # a graph makes everything itself, and should not depend on this
             return held, False
-        return held, scope.call is not None and not scope.call.ended
+        call = scope.call  # which whoever entered it may leave at any time, in another thread
+        return held, call is not None and not call.ended
 
     def set(self, preferences: Mapping[str, Tensor]) -> None:
         """Replace what everyone sees of the named adapters."""

@@ -79,7 +79,7 @@ class PanaceaSVD(nn.Module):
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
         """U ~ N(0, std_u²), Vh ~ N(0, std_v²), sigma and scale ~ N(0, std_gain²): with std_gain = 0, ΔW = 0."""
-        if self.U.is_meta:  # where torch takes a millisecond to draw nothing, half of the time of loading an adapter
+        if self.U.is_meta:  # where torch takes longer to draw nothing than to do anything else in loading an adapter
             return
         nn.init.normal_(self.U, std=std_u)
         nn.init.normal_(self.Vh, std=std_v)
