@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 
 from peft_panacea import PanaceaConfig
 from peft_panacea.front import Front
+from peft_panacea.training.averaging import IterateAverage
 from public_data import MODEL, STORIES
 from variants import Settings, change
 
@@ -83,10 +84,12 @@ class Stories:
 
     def adapted(self, fixed: list[float] | None, settings: Settings) -> PeftModel:
         """With Panacea's adapter, or a separate model's: the same under one preference, of no smaller rank."""
-        own = {"r": settings.r, "preference_rank": settings.preference_rank, "scaling": settings.scaling}
-        separate = {"r": 8 + len(self.objectives) - 1, "default_preference": fixed}
+        own = {"r": settings.r, "preference_rank": settings.preference_rank, "scaling": settings.scaling,
+               "coordinates": settings.coordinates}
+        separate = {"r": 8 + len(self.objectives) - 1, "default_preference": fixed, "coordinates": "raw"}
         config = PanaceaConfig(
-            objectives=self.objectives, task_type="CAUSAL_LM", **(own if fixed is None else separate)
+            objectives=self.objectives, task_type="CAUSAL_LM", panacea_dropout=settings.dropout,
+            **(own if fixed is None else separate),
         )
         model = get_peft_model(self.base_model(), config)
         if fixed is None:
@@ -108,6 +111,7 @@ class Stories:
             ),
             "train_dataset": self.data(fixed, steps, seed),
             "processing_class": self.tokenizer,
+            "callbacks": [IterateAverage()] if settings.averaging else [],
         }
         set_seed(seed)
         model = self.adapted(fixed, settings)

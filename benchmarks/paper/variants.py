@@ -20,7 +20,10 @@ class Settings:
     aggregation: str = "linear"
     r: int = 8
     preference_rank: int = 1
+    coordinates: str = "raw"
     scaling: float | str = 1.0
+    dropout: float = 0.0
+    averaging: bool = False
     learning_rate: float | None = None
     scale_per_objective: bool = False
     bilinear: bool = False
@@ -38,6 +41,7 @@ class Variant(PanaceaSVD):
     def __init__(self, svd: PanaceaSVD) -> None:
         nn.Module.__init__(self)
         self.preference_rank, self.factor, self.dropout = svd.preference_rank, svd.factor, svd.dropout
+        self.centre, self.inverse_std = svd.centre, svd.inverse_std
         self.U, self.Vh, self.sigma, self.scale, self.watch = svd.U, svd.Vh, svd.sigma, svd.scale, None
         self.m = (self.U.shape[1] - (0 if self.sigma is None else len(self.sigma))) // self.preference_rank
 

@@ -67,6 +67,9 @@ class PanaceaConfig(PeftConfig):
     preference_rank: int = field(
         default=1, metadata={"help": "The number of singular directions owned by each objective."}
     )
+    coordinates: Literal["white", "raw"] = field(
+        default="white", metadata={"help": "'white': the preference centred, of unit variance. 'raw': the paper's."}
+    )
     default_preference: list[float] | None = field(
         default=None, metadata={"help": "The preference of a fresh or freshly loaded model; uniform if unset."}
     )

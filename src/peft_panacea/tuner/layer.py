@@ -43,6 +43,7 @@ class PanaceaLayer(BaseTunerLayer):
             num_objectives=len(config.objective_names),
             factor=config.factor(self.in_features),
             dropout=config.panacea_dropout,
+            white=config.coordinates == "white",
         )
         svd.reset_parameters(**config.initial_std())
         self.panacea_svd[adapter_name] = svd

@@ -1,7 +1,8 @@
-"""The mathematics of one adapted layer: ΔW(p) = c · U diag(sigma, scale · p) Vᵀ."""
+"""The mathematics of one adapted layer: ΔW(p) = c · U diag(sigma, scale · z(p)) Vᵀ."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,24 +14,33 @@ from .state import Held
 from .watch import Watch, can_be_watched
 
 
-def gain(sigma: Tensor | None, scale: Tensor, preference: Tensor, preference_rank: int) -> Tensor:
-    """The singular values (sigma, scale · p), the entries of p repeated `preference_rank` times.
+def whitening(m: int) -> tuple[float, float]:
+    """The centre of the simplex and the inverse standard deviation of an entry that is uniform on it.
+
+    (p - centre) · inverse has mean 0 and variance 1 in every entry, because an entry of Dirichlet(1, …, 1) has variance
+    (m - 1) / (m² (m + 1)). One objective alone has nothing to be told from: (0, 1).
+    """
+    return (1 / m, m * math.sqrt((m + 1) / (m - 1))) if m > 1 else (0.0, 1.0)
+
+
+def gain(sigma: Tensor | None, scale: Tensor, coordinates: Tensor, preference_rank: int) -> Tensor:
+    """The singular values (sigma, scale · z), the entries of z repeated `preference_rank` times.
 
     Args:
         sigma: [r], or None if r = 0.
         scale: [1].
-        preference: [..., m].
+        coordinates: Of the preference, [..., m].
         preference_rank: Singular directions per objective, R.
 
     Returns:
         [..., r + m·R]; objective i owns the entries r + i·R to r + (i + 1)·R.
     """
-    steered = scale * preference
+    steered = scale * coordinates
     if preference_rank > 1:
         steered = steered.repeat_interleave(preference_rank, dim=-1)
     if sigma is None:
         return steered
-    return torch.cat([sigma.expand(*preference.shape[:-1], -1), steered], dim=-1)
+    return torch.cat([sigma.expand(*coordinates.shape[:-1], -1), steered], dim=-1)
 
 
 def delta_weight(U: Tensor, Vh: Tensor, gain: Tensor) -> Tensor:
@@ -52,6 +62,7 @@ class PanaceaSVD(nn.Module):
         sigma: [r], singular values shared by all objectives; None if r = 0.
         scale: [1], learned factor of the preference.
         factor: The constant c.
+        centre, inverse_std: Of the coordinates z(p) = (p - centre) · inverse_std.
         watch: Over the parameters that the gain is made of; None after what may be followed by a write.
     """
 
@@ -65,11 +76,13 @@ class PanaceaSVD(nn.Module):
         num_objectives: int,
         factor: float,
         dropout: float,
+        white: bool = False,
     ) -> None:
         super().__init__()
         k = r + num_objectives * preference_rank
         self.preference_rank = preference_rank
         self.factor = factor
+        self.centre, self.inverse_std = whitening(num_objectives) if white else (0.0, 1.0)
         self.dropout = nn.Dropout(dropout)
         self.U = nn.Parameter(torch.empty(out_features, k))
         self.Vh = nn.Parameter(torch.empty(k, in_features))
@@ -87,8 +100,12 @@ class PanaceaSVD(nn.Module):
             nn.init.normal_(diagonal, std=std_gain)
 
     def gain(self, preference: Tensor) -> Tensor:
-        """The constant c times (sigma, scale · p), [..., r + m·R], for a preference [..., m]."""
-        return self.factor * gain(self.sigma, self.scale, preference, self.preference_rank)
+        """The constant c times (sigma, scale · z(p)), [..., r + m·R], for a preference [..., m]."""
+        return self.factor * gain(self.sigma, self.scale, self.coordinates(preference), self.preference_rank)
+
+    def coordinates(self, preference: Tensor) -> Tensor:
+        """z(p), [..., m]: p itself, or centred and of unit variance."""
+        return (preference - self.centre) * self.inverse_std if self.centre else preference
 
     def forward(self, result: Tensor, x: Tensor, held: Held, in_place: bool = False, settled: bool = False) -> Tensor:
         """Add ΔW(p) x to `result`.
