@@ -1,4 +1,4 @@
-"""The slow, obvious twin of the tuner: W(p) = W0 + c · U diag(sigma, scale · p) Vh, built explicitly, row by row."""
+"""The slow, obvious twin of the tuner: W(p) = W0 + c · U diag(sigma, scale · z) Vh, built explicitly, row by row."""
 
 import torch
 from torch import Tensor

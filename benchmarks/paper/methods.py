@@ -28,7 +28,9 @@ def soup(experiment: Any, specialists: list[PeftModel]) -> PeftModel:
     R = next(iter(found[0].values()))[0].shape[1]
     model = get_peft_model(
         experiment.base_model(),
-        PanaceaConfig(objectives=experiment.objectives, r=0, preference_rank=R, task_type="CAUSAL_LM"),
+        PanaceaConfig(
+            objectives=experiment.objectives, r=0, preference_rank=R, coordinates="raw", task_type="CAUSAL_LM"
+        ),
     )
     for name, module in adapters(model).items():
         module.U.copy_(torch.cat([own[name][0] for own in found], dim=1) / module.factor)

@@ -3,10 +3,16 @@
 from pathlib import Path
 
 MODEL, STORIES, LEXICON = "models/stories260K", "data/tinystories/stories.json", "data/vader/vader_lexicon.txt"
+CHAT_MODEL, CHAT_PROMPTS = "models/smollm2-135m-instruct", "data/instruct/prompts.jsonl.gz"
+CHAT_PAIRS, LABELLED = "data/instruct/pairs.jsonl.gz", "data/instruct/labelled_text.jsonl.gz"
 SOURCES = {
     MODEL: "stories260K of Andrej Karpathy's tinyllamas in Hugging Face format",
     STORIES: "TinyStories, CDLA-Sharing-1.0, as a JSON list of texts",
     LEXICON: "the lexicon of VADER",
+    CHAT_MODEL: "SmolLM2-135M-Instruct as a GGUF file with its `unpack.py`",
+    CHAT_PROMPTS: "instructions with source, licence and split",
+    CHAT_PAIRS: "pairs of answers with labels by objective",
+    LABELLED: "texts with labels for rewards",
 }
 
 

@@ -33,16 +33,18 @@ from datasets import disable_progress_bars
 from tqdm.auto import tqdm
 
 import peft_panacea
+from chat_pairs import ChatPairs
+from chat_rewards import ChatRewards
+from experiment import Experiment
 from methods import soup, soup_of_factors
 from peft_panacea.front import Front
 from public_data import public_data
-from stories import Stories
 from story_pairs import StoryPairs
 from story_rewards import StoryRewards
 from story_styles import StoryStyles
 from variants import Settings
 
-EXPERIMENTS: dict[str, Callable[[Path], Stories]] = {
+EXPERIMENTS: dict[str, Callable[[Path], Experiment]] = {
     "rl2": lambda shared: StoryRewards(shared, ["valence", "brevity"]),
     "rl3": lambda shared: StoryRewards(shared, ["valence", "brevity", "dialogue"]),
     "dpo": StoryPairs,
@@ -50,6 +52,9 @@ EXPERIMENTS: dict[str, Callable[[Path], Stories]] = {
     "sft4": lambda shared: StoryStyles(shared, 4),
     "sft5": lambda shared: StoryStyles(shared, 5),
     "sft10": lambda shared: StoryStyles(shared, 10),
+    "chat_rl2": lambda shared: ChatRewards(shared, ["brief", "cheerful"]),
+    "chat_rl3": lambda shared: ChatRewards(shared, ["brief", "cheerful", "polite"]),
+    "chat_dpo": ChatPairs,
 }
 SEEDS = range(5)
 CEILING_SEEDS = range(3)  # one model per preference takes as long as all other methods together
@@ -61,7 +66,7 @@ class Seed:
     Models are kept, so that those of two methods are trained once.
     """
 
-    def __init__(self, name: str, experiment: Stories, seed: int) -> None:
+    def __init__(self, name: str, experiment: Experiment, seed: int) -> None:
         self.name, self.experiment, self.seed = name, experiment, seed
         self.models: dict[Any, tuple[Any, float]] = {}
 

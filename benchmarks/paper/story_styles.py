@@ -54,16 +54,23 @@ class PanaceaSFTTrainer(ObjectiveLossMixin, SFTTrainer):
     pass
 
 
-class StoryStyles(Stories):
-    """Scores are minus the loss on held-out stories in each style, nats per token."""
+class StyledStories(Stories):
+    """Scores are minus the loss on held-out stories in each style, nats per token.
+
+    Args:
+        shared: Folder with `models/` and `data/`.
+        styles: Names of `STYLES`.
+        steps: Of Panacea's one run.
+    """
 
     panacea, separate = PanaceaSFTTrainer, SFTTrainer
-    learning_rate, steps = 1e-2, 100
+    learning_rate = 1e-2
     unit = "minus nats per token"
 
-    def __init__(self, shared: Path, m: int) -> None:
+    def __init__(self, shared: Path, styles: list[str], steps: int = 100) -> None:
         super().__init__(shared)
-        self.objectives, self.rows = list(STYLES)[:m], 40 // m * m
+        m = len(styles)
+        self.objectives, self.rows, self.steps = styles, 40 // m * m, steps
         corners = torch.cat([torch.eye(m), torch.full((1, m), 1 / m)])
         self.grid = simplex_grid(3, 4) if m == 3 else torch.cat([corners, PreferenceSampler(m, seed=2024)(20)])
 
@@ -110,3 +117,10 @@ class StoryStyles(Stories):
             log_p = log_probabilities(model, rows, preference)
             columns.append((log_p.sum(1) / rows.completion.sum(1)).numpy())
         return np.stack(columns, axis=1)
+
+
+class StoryStyles(StyledStories):
+    """The first m styles."""
+
+    def __init__(self, shared: Path, m: int, steps: int = 100) -> None:
+        super().__init__(shared, list(STYLES)[:m], steps)

@@ -7,9 +7,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peft_panacea import PanaceaConfig
+from peft_panacea.simplex import uniform
 from peft_panacea.tuner import PanaceaSVD
 from peft_panacea.tuner.state import Held
-from peft_panacea.tuner.svd import gain
+from peft_panacea.tuner.svd import gain, whitening
 from reference import dense_forward, dense_weight
 
 # Relative to the largest output: the rounding of one product, and of the sum with the base layer's output.
@@ -20,23 +21,29 @@ def update(svd: PanaceaSVD, x: torch.Tensor, preference: torch.Tensor) -> torch.
     return svd(torch.zeros(*x.shape[:-1], len(svd.U)), x, Held(preference), in_place=True)
 
 
-def adapted(layer_type: type, dtype: torch.dtype, r: int, R: int, m: int, keep_dtype: bool = False) -> nn.Module:
+def adapted(
+    layer_type: type, dtype: torch.dtype, r: int, R: int, m: int, keep_dtype: bool = False, coordinates: str = "raw"
+) -> nn.Module:
     base = nn.Linear(12, 20) if layer_type is nn.Linear else Conv1D(20, 12)
     nn.init.normal_(base.bias)
     model = nn.Sequential(base).to(dtype)
-    config = PanaceaConfig(objectives=m, r=r, preference_rank=R, target_modules=["0"], init_weights=False)
+    config = PanaceaConfig(
+        objectives=m, r=r, preference_rank=R, coordinates=coordinates, target_modules=["0"], init_weights=False
+    )
     return get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)
 
 
 @pytest.mark.parametrize("keep_dtype", [False, True], ids=["float32 adapter", "same dtype"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("layer_type", [nn.Linear, Conv1D])
-@pytest.mark.parametrize(("r", "R"), [(8, 1), (0, 2), (3, 3), (1, 1)])
+@pytest.mark.parametrize(
+    ("r", "R", "coordinates"), [(8, 1, "raw"), (0, 2, "raw"), (3, 3, "white"), (1, 1, "raw"), (1, 1, "white")]
+)
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("batch", [(5,), (5, 3), (5, 2, 3), (1, 4)], ids=str)
 @pytest.mark.parametrize("per_row", [False, True], ids=["one", "rows"])
-def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, m, batch, per_row, keep_dtype):
-    model = adapted(layer_type, dtype, r, R, m, keep_dtype)
+def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, coordinates, m, batch, per_row, keep_dtype):
+    model = adapted(layer_type, dtype, r, R, m, keep_dtype, coordinates)
     layer = model.base_model.model[0]
     svd = layer.panacea_svd["default"]
     x = torch.randn(*batch, 12).to(dtype)
@@ -46,7 +53,7 @@ def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, m, batch, per_row, 
     expected = dense_forward(
         x,
         layer.base_layer.bias,
-        preference,
+        preference if coordinates == "raw" else (preference - 1 / m) * m * ((m + 1) / (m - 1)) ** 0.5,
         W0=W0,
         U=svd.U,
         Vh=svd.Vh,
@@ -78,8 +85,28 @@ def test_gain_repeats_each_objective_in_one_block():
     assert g.tolist() == [7.0, 0.5, 0.5, 1.5, 1.5]
 
 
-def test_update_is_linear_in_the_preference():
-    model = adapted(nn.Linear, torch.float32, 4, 2, 3)
+@pytest.mark.parametrize("m", [2, 3, 10])
+def test_white_coordinates_are_centred_and_of_unit_variance(m):
+    centre, inverse_std = whitening(m)
+    z = (uniform(200_000, m, torch.Generator().manual_seed(0)) - centre) * inverse_std
+    assert z.mean(0).abs().max() < 0.01
+    assert (z.std(0) - 1).abs().max() < 0.01
+
+
+def test_one_objective_alone_has_nothing_to_be_told_from():
+    svd = PanaceaSVD(4, 4, r=1, preference_rank=1, num_objectives=1, factor=1.0, dropout=0.0, white=True)
+    assert svd.coordinates(torch.tensor([1.0])).tolist() == [1.0]
+
+
+def test_white_coordinates_leave_the_centre_to_the_shared_directions():
+    model = adapted(nn.Linear, torch.float32, 2, 3, 4, coordinates="white")
+    svd = model.base_model.model[0].panacea_svd["default"]
+    assert svd.gain(torch.full((4,), 0.25))[2:].abs().max() == 0
+
+
+@pytest.mark.parametrize("coordinates", ["raw", "white"])
+def test_update_is_linear_in_the_preference(coordinates):
+    model = adapted(nn.Linear, torch.float32, 4, 2, 3, coordinates=coordinates)
     layer = model.base_model.model[0]
 
     def delta(p):

@@ -12,14 +12,15 @@ from peft.utils import PeftType
 
 from .preferences import parse_preference
 
-FORMAT_VERSION = 1
-"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration."""
+FORMAT_VERSION = 2
+"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Version 1 is read, too;
+it had no `coordinates` but the raw ones."""
 
 
 @dataclass
 class PanaceaConfig(PeftConfig):
     """
-    Configuration of a [`PanaceaModel`]: `W(p) = W0 + c · U diag(sigma, scale · p) Vᵀ` on every targeted layer.
+    Configuration of a [`PanaceaModel`]: `W(p) = W0 + c · U diag(sigma, scale · z(p)) Vᵀ` on every targeted layer.
 
     Args:
         objectives (`int` or `list[str]`):
@@ -29,6 +30,10 @@ class PanaceaConfig(PeftConfig):
             The number of singular directions that all objectives share; 0 for none.
         preference_rank (`int`):
             The number of singular directions that each objective owns; 1 in the paper.
+        coordinates (`"white"` or `"raw"`):
+            What z(p) is. `"white"`: the preference centred and of unit variance, z = (p - 1/m) · m √((m + 1) / (m - 1)),
+            so that each objective's directions learn what sets it apart, and the shared ones what all preferences have
+            in common. `"raw"`: z = p, as in the paper. On the simplex the update is linear in p in both.
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
             `set_preference`. Uniform if unset.
@@ -110,15 +115,24 @@ class PanaceaConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.PANACEA
-        if self.format_version != FORMAT_VERSION:
+        if self.format_version not in (1, FORMAT_VERSION):
             raise ValueError(
-                f"`format_version` must be {FORMAT_VERSION}, which is what this version of peft-panacea reads, "
+                f"`format_version` must be at most {FORMAT_VERSION}, which is what this version of peft-panacea reads, "
                 f"but got {self.format_version!r}; a later one needs a newer peft-panacea."
             )
+        if self.format_version == 1:
+            self.coordinates, self.format_version = "raw", FORMAT_VERSION
+        if self.coordinates not in ("white", "raw"):
+            raise ValueError(f"`coordinates` must be 'white' or 'raw', but got {self.coordinates!r}.")
         self.objectives = _checked_objectives(self.objectives)
         if self.default_preference is not None:
             self.default_preference = _checked_default(self.default_preference, self.objective_names)
         _check_integer("r", self.r, minimum=0)
+        if self.r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
+            raise ValueError(
+                "`r` must be at least 1 with white coordinates, whose centre is made of the shared directions alone, "
+                "but got 0; set `coordinates='raw'` for blocks that share nothing."
+            )
         _check_integer("preference_rank", self.preference_rank, minimum=1)
         self.rank_pattern = self.rank_pattern or {}
         for pattern, r in self.rank_pattern.items():

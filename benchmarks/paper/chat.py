@@ -1,0 +1,50 @@
+"""SmolLM2-135M-Instruct, a real chat model, and prompts that people wrote."""
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiment import Experiment
+from public_data import CHAT_MODEL, CHAT_PROMPTS
+
+MODEL = Path("runs/smollm2").absolute()
+# Short questions of free licences that an answer of some forty tokens can do justice to.
+SOURCES = ("alpaca_en_demo", "koala", "oasst", "self_instruct_user", "truthfulqa", "vicuna_bench")
+LONGEST = 120  # characters
+
+
+class Chat(Experiment):
+    """The prompts are conversations of one message, in a fixed order; the splits are those of the file.
+
+    The model is unpacked once into `runs/smollm2`. Its weights are float32, and bfloat16 products by autocast: on a CPU
+    with AMX that is the fastest of all ways (docs/training.md).
+
+    Args:
+        shared: Folder with `models/` and `data/`.
+    """
+
+    precision = {"bf16": True, "use_cpu": not torch.cuda.is_available()}
+
+    def __init__(self, shared: Path) -> None:
+        if not (MODEL / "config.json").exists():
+            subprocess.run([sys.executable, shared / CHAT_MODEL / "unpack.py", MODEL], check=True)
+        self.shared = shared
+        split: dict[str, list[Any]] = {"test": [], "dev": [], "train": []}
+        for row in read(shared / CHAT_PROMPTS):
+            if row["source"] in SOURCES and len(row["prompt"]) <= LONGEST and "CC-BY-NC" not in row["licence"]:
+                split[row["split"]].append([{"role": "user", "content": row["prompt"]}])
+        for prompts in split.values():
+            random.Random(0).shuffle(prompts)
+        super().__init__(MODEL, split["test"], split["dev"], split["train"])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a gzipped file of JSON lines."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

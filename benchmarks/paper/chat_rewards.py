@@ -1,0 +1,93 @@
+"""RL on the chat model with rewards that conflict: short answers, cheerful words, and a learned one."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import RLOOConfig, RLOOTrainer
+
+from chat import Chat
+from peft_panacea.front import Front, evaluate_front
+from peft_panacea.rewards import Valence, load_reward
+from peft_panacea.simplex import simplex_grid
+from peft_panacea.training import ObjectiveRewardMixin
+from public_data import LEXICON
+from variants import Settings
+
+GROUP, TOKENS, BETA = 4, 36, 0.1
+POLITENESS = Path("runs/politeness")
+
+
+class PanaceaRLOOTrainer(ObjectiveRewardMixin, RLOOTrainer):
+    """Keeps the preference and the rewards of every completion, from which one sees from which step on it steers."""
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        found = super()._calculate_rewards(*args, **kwargs)
+        rewards = found[:, : len(self.objectives)]
+        self.history.append([self._preferences.tolist(), rewards.tolist()])
+        return found
+
+
+class ChatRewards(Chat):
+    """Scores are rewards of sampled completions, 2 for each prompt, in the base model's standard deviations."""
+
+    learning_rate, steps, rows = 3e-3, 24, 24
+    unit = "reward"
+
+    def __init__(self, shared: Path, objectives: list[str]) -> None:
+        super().__init__(shared)
+        makers = {
+            "brief": lambda: self.brief,
+            "cheerful": lambda: Valence(shared / LEXICON),
+            "polite": lambda: load_reward(str(POLITENESS)),
+        }
+        self.objectives, self.rewards = objectives, {name: makers[name]() for name in objectives}
+        self.grid = simplex_grid(2, 4) if len(objectives) == 2 else simplex_grid(3, 3)
+        self.coarse = simplex_grid(2, 4) if len(objectives) == 2 else None
+        self.test, self.development = self.test[:32], self.development[:32]
+        self.history: list[Any] = []
+
+    def brief(self, completions: list[Any], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        """Minus the distance of the number of tokens from 12, so that neither silence nor being cut off pays."""
+        return [-float(abs(sum(i != self.tokenizer.eos_token_id for i in ids) - 12)) for ids in completion_ids]
+
+    @cached_property
+    def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the base model's completions of training prompts."""
+        path = Path("runs/paper") / f"chat_{len(self.objectives)}_base.json"
+        if not path.exists():
+            front = evaluate_front(
+                self.adapted(None, Settings()), self.train[:48], self.rewards, [[1 / len(self.objectives)] * len(self.objectives)],
+                tokenizer=self.tokenizer, samples=2, seed=1, batch_size=32, max_new_tokens=TOKENS,
+            )  # fmt: skip
+            front.to_json(path)
+        return Front.from_json(path).normalisation
+
+    def data(self, fixed: list[float] | None, steps: int, seed: int) -> Dataset:
+        return Dataset.from_dict({"prompt": self.train})
+
+    def arguments(self, fixed: list[float] | None, **common: Any) -> RLOOConfig:
+        weights = None if fixed is None else (np.array(fixed) / self.normalisation[1]).tolist()
+        return RLOOConfig(
+            num_generations=GROUP, max_completion_length=TOKENS, top_k=0, beta=BETA, reward_weights=weights, **common
+        )
+
+    def panacea(self, model: Any, **options: Any) -> PanaceaRLOOTrainer:
+        trainer = PanaceaRLOOTrainer(model, list(self.rewards.values()), **options)
+        mean, std = (torch.tensor(constant).float() for constant in self.normalisation)
+        trainer.reward_normalisation = mean, std
+        trainer.history = self.history = []
+        return trainer
+
+    def separate(self, model: Any, **options: Any) -> RLOOTrainer:
+        return RLOOTrainer(model, list(self.rewards.values()), **options)
+
+    def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[Any] | None = None) -> Front:
+        return evaluate_front(
+            model, prompts or self.test, self.rewards, preferences,
+            tokenizer=self.tokenizer, samples=2, batch_size=32, base=base, max_new_tokens=TOKENS,
+        )  # fmt: skip
