@@ -6,9 +6,10 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from transformers import PreTrainedModel
 
 from experiment import Experiment
 from public_data import CHAT_MODEL, CHAT_PROMPTS
@@ -22,14 +23,15 @@ LONGEST = 120  # characters
 class Chat(Experiment):
     """The prompts are conversations of one message, in a fixed order; the splits are those of the file.
 
-    The model is unpacked once into `runs/smollm2`. Its weights are float32, and bfloat16 products by autocast: on a CPU
-    with AMX that is the fastest of all ways (docs/training.md).
+    The model is unpacked once into `runs/smollm2`. Its weights are float32, and its products bfloat16 by autocast.
 
     Args:
         shared: Folder with `models/` and `data/`.
     """
 
-    precision = {"bf16": True, "use_cpu": not torch.cuda.is_available()}
+    history: Any = None  # of rewards, where there are some
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision: ClassVar = {"bf16": True, "use_cpu": device == "cpu"}
 
     def __init__(self, shared: Path) -> None:
         if not (MODEL / "config.json").exists():
@@ -42,6 +44,9 @@ class Chat(Experiment):
         for prompts in split.values():
             random.Random(0).shuffle(prompts)
         super().__init__(MODEL, split["test"], split["dev"], split["train"])
+
+    def base_model(self) -> PreTrainedModel:
+        return super().base_model().to(self.device)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

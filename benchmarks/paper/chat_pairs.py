@@ -15,9 +15,10 @@ from peft_panacea.completions import encode, log_probabilities
 from peft_panacea.front import Front
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveLossMixin
+from prompting import asked_for
 from public_data import CHAT_PAIRS
 
-BETA, LENGTH, PROMPTS, ANSWERS = 0.1, 128, 32, 6
+BETA, LENGTH, PROMPTS, ANSWERS, BATCH = 0.1, 128, 32, 6, 32
 
 
 class PanaceaDPOTrainer(ObjectiveLossMixin, DPOTrainer):
@@ -38,7 +39,9 @@ class ChatPairs(Chat):
         super().__init__(shared)
         self.objectives = ["truthful", "informative"]
         self.grid = self.coarse = simplex_grid(2, 4)
-        self.answers: dict[str, dict[str, dict[str, list[int]]]] = {split: defaultdict(dict) for split in ("train", "dev", "test")}
+        self.answers: dict[str, dict[str, dict[str, list[int]]]] = {
+            split: defaultdict(dict) for split in ("train", "dev", "test")
+        }
         self.rows_of_pairs: list[dict[str, Any]] = []
         for row in read(shared / CHAT_PAIRS):
             if row["source"] != "truthfulqa_human":
@@ -82,30 +85,46 @@ class ChatPairs(Chat):
     def arguments(self, fixed: list[float] | None, **common: Any) -> DPOConfig:
         return DPOConfig(beta=BETA, max_length=LENGTH, **common)
 
-    @torch.no_grad()
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[str] | None = None) -> Front:
         """Accuracy of each question's pairs, [K, P, 2]; a model that is the base model tosses a coin."""
         prompts = prompts or self.test
-        answers = {**self.answers["test"], **self.answers["dev"]}
-        texts = [(question, text) for question in prompts for text in answers[question]]
-        batches = [
-            encode(self.tokenizer, [[{"role": "user", "content": q}] for q, _ in some], [text for _, text in some])
-            for some in (texts[start : start + 32] for start in range(0, len(texts), 32))
-        ]
-
-        def likelihood(preference: Any = None) -> dict[tuple[str, str], float]:
-            """Of each answer given its question, nats."""
-            with torch.autocast("cpu", torch.bfloat16):
-                found = torch.cat([log_probabilities(model, batch, preference).sum(1) for batch in batches])
-            return dict(zip(texts, found.tolist(), strict=True))
-
         model.eval()
         with model.disable_adapter():
-            reference = likelihood()
-        scores = np.empty((len(preferences), len(prompts), 2))
-        for k, preference in enumerate(np.asarray(preferences, dtype=float)):
-            own = likelihood(preference)
-            gain = {key: own[key] - reference[key] for key in texts}
+            reference = self._likelihood(model, prompts)
+        each = [self._likelihood(model, prompts, preference=p) for p in np.asarray(preferences, dtype=float)]
+        return self._front(prompts, preferences, reference, each, base)
+
+    def prompted(self, wording: Any, preferences: Any, prompts: list[str] | None = None) -> Front:
+        """The front of the base model with the preference in its system prompt."""
+        prompts, model = prompts or self.test, self.base_model().eval()
+        told = [wording(self.objectives, weights) for weights in np.asarray(preferences, dtype=float).tolist()]
+        each = [self._likelihood(model, prompts, system=text) for text in told]
+        return self._front(prompts, preferences, self._likelihood(model, prompts), each, base=False)
+
+    @torch.no_grad()
+    def _likelihood(
+        self, model: Any, prompts: list[str], preference: Any = None, system: str | None = None
+    ) -> dict[tuple[str, str], float]:
+        """Of each answer given its question, nats."""
+        answers = {**self.answers["test"], **self.answers["dev"]}
+        keys = [(question, text) for question in prompts for text in answers[question]]
+        found = []
+        for start in range(0, len(keys), BATCH):
+            some = keys[start : start + BATCH]
+            asked = [[{"role": "user", "content": question}] for question, _ in some]
+            asked = asked if system is None else [asked_for(prompt, system) for prompt in asked]
+            batch = encode(self.tokenizer, asked, [text for _, text in some])
+            with torch.autocast(self.device, torch.bfloat16):
+                found.append(log_probabilities(model, batch, preference).sum(1))
+        return dict(zip(keys, torch.cat(found).tolist(), strict=True))
+
+    def _front(
+        self, prompts: list[str], preferences: Any, reference: dict[Any, float], each: list[Any], base: bool
+    ) -> Front:
+        answers = {**self.answers["test"], **self.answers["dev"]}
+        scores = np.empty((len(each), len(prompts), 2))
+        for k, own in enumerate(each):
+            gain = {key: own[key] - reference[key] for key in reference}
             for p, question in enumerate(prompts):
                 pairs = list(combinations(answers[question].items(), 2))
                 for i in (0, 1):

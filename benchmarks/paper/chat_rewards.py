@@ -11,10 +11,12 @@ from torch import Tensor
 from trl import RLOOConfig, RLOOTrainer
 
 from chat import Chat
+from peft_panacea.completions import sample
 from peft_panacea.front import Front, evaluate_front
 from peft_panacea.rewards import Valence, load_reward
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveRewardMixin
+from prompting import asked_for
 from public_data import LEXICON
 from variants import Settings
 
@@ -49,7 +51,6 @@ class ChatRewards(Chat):
         self.grid = simplex_grid(2, 4) if len(objectives) == 2 else simplex_grid(3, 3)
         self.coarse = simplex_grid(2, 4) if len(objectives) == 2 else None
         self.test, self.development = self.test[:32], self.development[:32]
-        self.history: list[Any] = []
 
     def brief(self, completions: list[Any], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         """Minus the distance of the number of tokens from 12, so that neither silence nor being cut off pays."""
@@ -60,8 +61,9 @@ class ChatRewards(Chat):
         """Of the base model's completions of training prompts."""
         path = Path("runs/paper") / f"chat_{len(self.objectives)}_base.json"
         if not path.exists():
+            m = len(self.objectives)
             front = evaluate_front(
-                self.adapted(None, Settings()), self.train[:48], self.rewards, [[1 / len(self.objectives)] * len(self.objectives)],
+                self.adapted(None, Settings()), self.train[:48], self.rewards, [[1 / m] * m],
                 tokenizer=self.tokenizer, samples=2, seed=1, batch_size=32, max_new_tokens=TOKENS,
             )  # fmt: skip
             front.to_json(path)
@@ -85,6 +87,22 @@ class ChatRewards(Chat):
 
     def separate(self, model: Any, **options: Any) -> RLOOTrainer:
         return RLOOTrainer(model, list(self.rewards.values()), **options)
+
+    def prompted(self, wording: Any, preferences: Any, prompts: list[Any] | None = None) -> Front:
+        """The front of the base model with the preference in its system prompt."""
+        model = self.base_model()
+
+        def answer(asked: list[Any], weights: Any) -> list[str]:
+            rows = zip(asked, weights.tolist(), strict=True)
+            told = [asked_for(prompt, wording(self.objectives, weight)) for prompt, weight in rows]
+            self.ids = (found := sample(model, self.tokenizer, told, max_new_tokens=TOKENS)).token_ids
+            return found.texts
+
+        # A function says nothing of tokens, which a reward for their number needs.
+        rewards = {
+            name: lambda texts, _f=f, **kw: _f(texts, completion_ids=self.ids) for name, f in self.rewards.items()
+        }
+        return evaluate_front(answer, prompts or self.test, rewards, preferences, samples=2, batch_size=32, base=False)
 
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[Any] | None = None) -> Front:
         return evaluate_front(

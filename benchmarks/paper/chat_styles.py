@@ -16,6 +16,7 @@ from peft_panacea.completions import encode, log_probabilities, sample
 from peft_panacea.front import Front
 from peft_panacea.simplex import PreferenceSampler, simplex_grid
 from peft_panacea.training import ObjectiveLossMixin
+from prompting import asked_for
 
 STYLES = {  # the ten dimensions of the paper's third experiment
     "humorous": "You are a comedian. Answer with a joke and a lot of humour.",
@@ -84,7 +85,9 @@ class ChatStyles(Chat):
         rng = np.random.default_rng(seed)
         m = len(self.objectives)
         if fixed is None:
-            rows = [{**self.row(p, style), "objective": i} for p in self.train for i, style in enumerate(self.objectives)]
+            rows = [
+                {**self.row(p, style), "objective": i} for p in self.train for i, style in enumerate(self.objectives)
+            ]
             return Dataset.from_list(rows)
         owned = rng.choice(m, size=steps * self.rows, p=np.array(fixed) / sum(fixed))
         order = {i: iter(rng.permutation(len(self.train)).tolist() * m * 4) for i in range(m)}
@@ -103,14 +106,21 @@ class ChatStyles(Chat):
                 own = self._scores(model, prompts, None)
         return Front(self.objectives, preferences, scores, base=own)
 
+    def prompted(self, wording: Any, preferences: Any, prompts: list[Any] | None = None) -> Front:
+        """The front of the base model with the preference in its system prompt."""
+        model, prompts = self.base_model().eval(), prompts or self.test
+        told = [wording(self.objectives, weights) for weights in np.asarray(preferences, dtype=float).tolist()]
+        return Front(self.objectives, preferences, np.stack([self._scores(model, prompts, None, t) for t in told]))
+
     @torch.no_grad()
-    def _scores(self, model: Any, prompts: list[Any], preference: Any) -> np.ndarray:
+    def _scores(self, model: Any, prompts: list[Any], preference: Any, system: str | None = None) -> np.ndarray:
         """Minus the mean loss over a completion's tokens, [P, m]."""
+        asked = prompts if system is None else [asked_for(prompt, system) for prompt in prompts]
         columns = []
         for style in self.objectives:
-            rows = [self.row(p, style) for p in prompts]
-            batch = encode(self.tokenizer, prompts, [row["completion"] for row in rows], max_length=LENGTH)
-            with torch.autocast("cpu", torch.bfloat16):
+            texts = [self.row(p, style)["completion"] for p in prompts]
+            batch = encode(self.tokenizer, asked, texts, max_length=LENGTH)
+            with torch.autocast(self.device, torch.bfloat16):
                 log_p = log_probabilities(model, batch, preference)
             columns.append((log_p.sum(1) / batch.completion.sum(1)).numpy())
         return np.stack(columns, axis=1)

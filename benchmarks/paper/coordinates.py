@@ -3,13 +3,14 @@
     OMP_NUM_THREADS=1 python benchmarks/paper/coordinates.py --shared ../shared
 
 Trains on stories260K, three seeds that the main results do not use, and measures on the prompts for development: the
-defaults were chosen on these numbers. Writes `docs/results/coordinates.json`; resumable, what is in it is not run again.
-`tables.py` makes the tables of `docs/coordinates.md` from it.
+defaults were chosen on these numbers. Writes `docs/results/coordinates.json`; what is in it is not run again.
+`--tables` writes the tables of `docs/coordinates.md` from it.
 """
 
 import argparse
 import json
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -22,14 +23,18 @@ import torch
 from datasets import disable_progress_bars
 from tqdm.auto import tqdm
 
+import gradient_shares
 from experiment import Experiment
 from methods import soup
+from peft_panacea import metrics
 from public_data import public_data
 from story_pairs import StoryPairs
 from story_rewards import StoryRewards
-from story_styles import StyledStories, StoryStyles
+from story_styles import StoryStyles, StyledStories
 from variants import Settings
 
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, PAGE = ROOT / "docs/results", ROOT / "docs/coordinates.md"
 SEEDS = (10, 11, 12)
 REGULARISED = {"dropout": 0.4, "averaging": True}
 ADAPTERS = {
@@ -85,13 +90,68 @@ def run(name: str, label: str, seed: int, shared: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def conditions(one: dict[str, Any]) -> dict[str, float]:
+    """Of one run: hypervolume above the base and above a point below it, and Σ pᵢ Jᵢ at two kinds of preferences.
+
+    Above the base, in standard deviations of the base model's rewards where there are any.
+    """
+    margin = 2.0 if one["experiment"].startswith("rl") else 0.5
+    preferences = np.array(one["preferences"])
+    values = (np.array(one["values"]) - one["base"]) / one["unit"]
+    weighted, m = (values * preferences).sum(axis=1), values.shape[1]
+    vertices = preferences.max(axis=1) > 1 - 1e-6
+    return {
+        "above the base": metrics.hypervolume(values, np.zeros(m)),
+        f"above the base - {margin:g}": metrics.hypervolume(values, np.full(m, -margin)),
+        "vertices": weighted[vertices].mean(),
+        "between": weighted[~vertices].mean(),
+    }
+
+
+def table(runs: list[dict[str, Any]], labels: list[str]) -> str:
+    """Mean ± standard deviation over the seeds; in brackets their number where some are missing."""
+    found = {label: [conditions(r) for r in runs if r["label"] == label] for label in labels}
+    columns = list(next(iter(found.values()))[0])
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for label, of_seeds in found.items():
+        cells = []
+        for column in columns:
+            numbers = np.array([one[column] for one in of_seeds])
+            digits = 3 if abs(numbers.mean()) < 1 else 2
+            spread = f" ± {numbers.std(ddof=1):.{digits}f}" if len(numbers) > 1 else ""
+            cells.append(f"{numbers.mean():.{digits}f}{spread}")
+        note = "" if len(of_seeds) == len(SEEDS) else f" ({len(of_seeds)} seed{'s' * (len(of_seeds) > 1)})"
+        lines.append(f"| {label}{note} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables() -> dict[str, str]:
+    """By the name of the marker in the page; what has not run is not there."""
+    found = {"gradient shares": gradient_shares.table()}
+    runs = read(RESULTS / "coordinates.json")
+    for name, (_, settings) in EXPERIMENTS.items():
+        own = [r for r in runs if r["experiment"] == name]
+        labels = [label for label in settings if label in {r["label"] for r in own}]
+        if labels:
+            found[name] = table(own, labels)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/coordinates.json"))
+    parser.add_argument("--output", type=Path, default=RESULTS / "coordinates.json")
+    parser.add_argument("--tables", action="store_true", help="run nothing, write the tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     args = parser.parse_args()
+    if args.tables:
+        text = PAGE.read_text(encoding="utf-8")
+        for name, content in tables().items():
+            new = f"<!-- {name} -->\n{content}\n<!-- end -->"
+            text = re.sub(rf"<!-- {name} -->\n.*?<!-- end -->", lambda match, new=new: new, text, flags=re.DOTALL)
+        PAGE.write_text(text, encoding="utf-8")
+        return
     shared = public_data(args.shared)
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Experiment:
     grid: Tensor  # what Panacea and soups are measured at
     coarse: Tensor | None = None  # what separate models are trained for, if they are
     normalisation: tuple[np.ndarray, np.ndarray] | None = None
-    precision: dict[str, bool] = {"bf16": False}
+    precision: ClassVar[dict[str, bool]] = {"bf16": False}
     panacea: Callable[..., Trainer]
     separate: Callable[..., Trainer]
 
@@ -66,11 +66,17 @@ class Experiment:
 
     def adapted(self, fixed: list[float] | None, settings: Settings) -> PeftModel:
         """With Panacea's adapter, or a separate model's: the same under one preference, of no smaller rank."""
-        own = {"r": settings.r, "preference_rank": settings.preference_rank, "scaling": settings.scaling,
-               "coordinates": settings.coordinates}
+        own = {
+            "r": settings.r,
+            "preference_rank": settings.preference_rank,
+            "scaling": settings.scaling,
+            "coordinates": settings.coordinates,
+        }
         separate = {"r": 8 + len(self.objectives) - 1, "default_preference": fixed, "coordinates": "raw"}
         config = PanaceaConfig(
-            objectives=self.objectives, task_type="CAUSAL_LM", panacea_dropout=settings.dropout,
+            objectives=self.objectives,
+            task_type="CAUSAL_LM",
+            panacea_dropout=settings.dropout,
             **(own if fixed is None else separate),
         )
         model = get_peft_model(self.base_model(), config)

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/paper/gradient_shares.py --shared ../shared
 
 Takes the gradient Gᵢ of every style's loss on stories260K, and of every reward's policy gradient, with respect to the
-adapted weights. Writes `docs/results/gradient_shares.json`, from which `tables.py` makes a table of `docs/coordinates.md`.
+adapted weights. Writes `docs/results/gradient_shares.json`; `coordinates.py --tables` makes a table of it.
 Minutes on one core.
 """
 
@@ -24,6 +24,7 @@ from story_rewards import TOKENS, StoryRewards
 from story_styles import LENGTH, StoryStyles
 from variants import Settings
 
+RESULT = Path(__file__).resolve().parents[2] / "docs/results/gradient_shares.json"
 PROMPTS, SAMPLES, ROWS = 64, 8, 128
 
 
@@ -71,8 +72,8 @@ def parts(one: Tensor, other: Tensor) -> dict[str, float]:
 def common_share(common: float, own: float, m: int, vertices: float) -> float:
     """The share of the mean gradient in the squared gradient of one objective's block under raw coordinates.
 
-    The block sees E[p_i Σ_j p_j G_j], with E[p_i p_j] = (1 - q) (1 + δ_ij) / (m (m + 1)) + q δ_ij / m where a share q of
-    the preferences are vertices: (a·m + b) parts of the mean, and b parts of what sets objective i apart from it.
+    The block sees E[p_i Σ_j p_j G_j], with E[p_i p_j] = (1 - q) (1 + δ_ij) / (m (m + 1)) + q δ_ij / m where a share q
+    of the preferences are vertices: (a·m + b) parts of the mean, b parts of what sets objective i apart from it.
     """
     a = (1 - vertices) / (m * (m + 1))
     b = a + vertices / m
@@ -80,10 +81,19 @@ def common_share(common: float, own: float, m: int, vertices: float) -> float:
     return seen / (seen + b**2 * own)
 
 
+def table() -> str:
+    lines = ["| | ‖common‖² : ‖own‖² | raw | raw, half vertices | white |", "|---|---|---|---|---|"]
+    for name, case in json.loads(RESULT.read_text(encoding="utf-8"))["cases"].items():
+        common, own = max(case["common"], 0.0), case["own"]
+        raw = [common_share(common, own, case["m"], vertices) for vertices in (0.0, 0.5)]
+        lines.append(f"| {name} | {common / own:.2f} | {raw[0]:.0%} | {raw[1]:.0%} | 0% |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--output", type=Path, default=Path("docs/results/gradient_shares.json"))
+    parser.add_argument("--output", type=Path, default=RESULT)
     args = parser.parse_args()
     shared = public_data(args.shared)
     torch.manual_seed(0)

@@ -33,8 +33,6 @@ from datasets import disable_progress_bars
 from tqdm.auto import tqdm
 
 import peft_panacea
-from chat_pairs import ChatPairs
-from chat_rewards import ChatRewards
 from experiment import Experiment
 from methods import soup, soup_of_factors
 from peft_panacea.front import Front
@@ -52,9 +50,6 @@ EXPERIMENTS: dict[str, Callable[[Path], Experiment]] = {
     "sft4": lambda shared: StoryStyles(shared, 4),
     "sft5": lambda shared: StoryStyles(shared, 5),
     "sft10": lambda shared: StoryStyles(shared, 10),
-    "chat_rl2": lambda shared: ChatRewards(shared, ["brief", "cheerful"]),
-    "chat_rl3": lambda shared: ChatRewards(shared, ["brief", "cheerful", "polite"]),
-    "chat_dpo": ChatPairs,
 }
 SEEDS = range(5)
 CEILING_SEEDS = range(3)  # one model per preference takes as long as all other methods together

@@ -31,8 +31,8 @@ def log_probabilities(model: Any, completions: Completions, preference: Any = No
     T = completion.shape[1]
     options = {
         "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
-        # Of a long prompt they would be most of the memory. As indices, because what a number slices is not contiguous,
-        # and a frozen output layer is then copied for every row of the batch.
+        # Of a long prompt they would be most of the memory. As indices, because what a number slices is not
+        # contiguous, and on a CPU a frozen output layer is then copied for every row of the batch.
         "logits_to_keep": torch.arange(ids.shape[1] - T - 1, ids.shape[1], device=ids.device),
         "use_cache": False,
     }

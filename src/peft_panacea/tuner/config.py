@@ -13,8 +13,8 @@ from peft.utils import PeftType
 from .preferences import parse_preference
 
 FORMAT_VERSION = 2
-"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Version 1 is read, too;
-it had no `coordinates` but the raw ones."""
+"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Version 1 is read,
+too; it had no `coordinates` but the raw ones."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class PanaceaConfig(PeftConfig):
         preference_rank (`int`):
             The number of singular directions that each objective owns; 1 in the paper.
         coordinates (`"white"` or `"raw"`):
-            What z(p) is. `"white"`: the preference centred and of unit variance, z = (p - 1/m) · m √((m + 1) / (m - 1)),
-            so that each objective's directions learn what sets it apart, and the shared ones what all preferences have
-            in common. `"raw"`: z = p, as in the paper. On the simplex the update is linear in p in both.
+            What z(p) is. `"white"`: the preference centred, of unit variance, (p - 1/m) · m √((m + 1) / (m - 1)), so that
+            each objective's directions learn what sets it apart, and the shared ones what all preferences have in
+            common. `"raw"`: p, as in the paper. On the simplex the update is linear in p in both.
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
             `set_preference`. Uniform if unset.
@@ -117,8 +117,8 @@ class PanaceaConfig(PeftConfig):
         self.peft_type = PeftType.PANACEA
         if self.format_version not in (1, FORMAT_VERSION):
             raise ValueError(
-                f"`format_version` must be at most {FORMAT_VERSION}, which is what this version of peft-panacea reads, "
-                f"but got {self.format_version!r}; a later one needs a newer peft-panacea."
+                f"`format_version` must be at most {FORMAT_VERSION}, which this peft-panacea reads, but got "
+                f"{self.format_version!r}; a later one needs a newer peft-panacea."
             )
         if self.format_version == 1:
             self.coordinates, self.format_version = "raw", FORMAT_VERSION

@@ -17,7 +17,7 @@ from .watch import Watch, can_be_watched
 def whitening(m: int) -> tuple[float, float]:
     """The centre of the simplex and the inverse standard deviation of an entry that is uniform on it.
 
-    (p - centre) · inverse has mean 0 and variance 1 in every entry, because an entry of Dirichlet(1, …, 1) has variance
+    (p - centre) · inverse has mean 0 and variance 1 in every entry, because one of Dirichlet(1, …, 1) has variance
     (m - 1) / (m² (m + 1)). One objective alone has nothing to be told from: (0, 1).
     """
     return (1 / m, m * math.sqrt((m + 1) / (m - 1))) if m > 1 else (0.0, 1.0)

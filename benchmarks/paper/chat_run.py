@@ -1,0 +1,138 @@
+"""The experiments on a real chat model: trains and measures one method after the other, and keeps every front.
+
+    OMP_NUM_THREADS=1 python benchmarks/paper/chat_run.py rl2 --shared ../shared --seeds 0 1 2
+
+EXPERIMENT is rl2, rl3, dpo, sft3, sft4, sft5 or sft10. A method of a seed is one file in
+`docs/results/chat/EXPERIMENT/`, with the scores of every prompt; what is there is not run again, so that any command
+goes on where the last one stopped, on another machine, too. `--methods` runs some of them. A GPU is used if there is
+one.
+
+All methods of a comparison train on the same number of rows in total ("cost" 1) unless their name says "each": then
+each separate model is trained as long as Panacea's one. `chat_tables.py` makes the tables of `docs/results.md`.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+import transformers
+import trl
+from datasets import disable_progress_bars
+
+import peft_panacea
+from chat import Chat
+from chat_pairs import ChatPairs
+from chat_rewards import ChatRewards
+from chat_styles import ChatStyles
+from methods import soup
+from peft_panacea.front import Front
+from prompting import WORDINGS
+from public_data import OF_CHATS, public_data
+from variants import Settings
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs/results/chat"
+EXPERIMENTS: dict[str, Callable[[Path], Chat]] = {
+    "rl2": lambda shared: ChatRewards(shared, ["brief", "cheerful"]),
+    "rl3": lambda shared: ChatRewards(shared, ["brief", "cheerful", "polite"]),
+    "dpo": ChatPairs,
+    "sft3": lambda shared: ChatStyles(shared, 3),
+    "sft4": lambda shared: ChatStyles(shared, 4),
+    "sft5": lambda shared: ChatStyles(shared, 5),
+    "sft10": lambda shared: ChatStyles(shared, 10),
+}
+ADAPTERS = {
+    "Panacea": Settings(r=4, preference_rank=4, coordinates="white"),
+    "Panacea, paper's adapter": Settings(scaling="paper"),
+    "Panacea, r 8, R 1, raw": Settings(),
+    "Panacea, r 0, R 8, raw": Settings(r=0, preference_rank=8),
+}
+VERSIONS = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers, peft, trl)}
+
+
+def methods(name: str, m: int) -> dict[str, float]:
+    """Label → cost, in units of Panacea's one training."""
+    found = {label: 1.0 for label in ADAPTERS if label != "Panacea, paper's adapter"}
+    if name == "dpo":
+        found["Panacea, Tchebycheff"] = 1.0
+    return {
+        **found,
+        "Rewarded Soups": 1.0,
+        **{f"prompt, {wording}": 0.0 for wording in WORDINGS},
+        "Rewarded Soups, each": float(m),
+        "one per preference, each": 0.0,  # as many as the grid has
+    }
+
+
+def run(experiment: Chat, label: str, seed: int) -> tuple[Front, dict[str, Any]]:
+    """The front of a method on the prompts for testing, and what else is to be known of it."""
+    m, steps, start = len(experiment.objectives), experiment.steps, time.perf_counter()
+    kind, _, rest = label.partition(", ")
+    if kind == "prompt":
+        return experiment.prompted(WORDINGS[rest], experiment.grid), {"cost": 0.0}
+    if kind == "one per preference":
+        preferences = experiment.grid.tolist()
+        trained = [experiment.train_one(p, Settings(), steps, seed) for p in preferences]
+        seconds = time.perf_counter() - start
+        fronts = [experiment.front(model, [p]) for model, p in zip(trained, preferences, strict=True)]
+        effects = {
+            effect: np.concatenate([f.side_effects[effect] for f in fronts]) for effect in fronts[0].side_effects
+        }
+        scores = np.concatenate([f.scores for f in fronts])
+        front = replace(fronts[0], preferences=preferences, scores=scores, side_effects=effects)
+        return front, {"cost": float(len(preferences)), "seconds": round(seconds, 1)}
+    if kind == "Rewarded Soups":
+        each = steps if rest == "each" else steps // m
+        specialists = [experiment.train_one(v, Settings(), each, seed) for v in np.eye(m).tolist()]
+        model, cost = soup(experiment, specialists), each * m / steps
+    else:
+        settings = ADAPTERS.get(label, ADAPTERS["Panacea"])
+        if rest == "Tchebycheff":
+            settings = replace(settings, way="batch", aggregation="tchebycheff")
+        model, cost = experiment.train_one(None, settings, steps, seed), 1.0
+    details = {"cost": cost, "seconds": round(time.perf_counter() - start, 1)}
+    if kind == "Panacea" and experiment.history:
+        details["history"] = experiment.history
+    return experiment.front(model, experiment.grid, base=True), details
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=EXPERIMENTS)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with models/ and data/")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", help="some of them, by their whole names")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    disable_progress_bars()
+    experiment = EXPERIMENTS[args.experiment](public_data(args.shared, OF_CHATS))
+    known = methods(args.experiment, len(experiment.objectives))
+    for unknown in [label for label in args.methods or () if label not in known]:
+        raise SystemExit(f"`--methods` must be among {list(known)}, but got {unknown!r}.")
+    for seed in args.seeds:
+        for label in args.methods or known:
+            path = args.results / args.experiment / f"{label}_{seed}.json"
+            if path.exists() or (label.startswith("prompt") and seed):  # which nothing random is trained for
+                continue
+            print(f"{args.experiment}, {label}, seed {seed}", flush=True)
+            front, details = run(experiment, label, seed)
+            common = {"method": label, "seed": seed, "steps": experiment.steps, "rows": experiment.rows}
+            front = replace(front, details={**common, **details, "unit": experiment.unit, "versions": VERSIONS})
+            if experiment.normalisation is not None:
+                front = replace(front, normalisation=experiment.normalisation)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            front.to_json(path)
+            print(json.dumps({**details, "history": None, "values": front.values.round(3).tolist()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
