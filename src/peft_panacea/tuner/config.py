@@ -31,9 +31,9 @@ class PanaceaConfig(PeftConfig):
         preference_rank (`int`):
             The number of singular directions that each objective owns; 1 in the paper.
         coordinates (`"white"` or `"raw"`):
-            What z(p) is. `"white"`: the preference centred, of unit variance, (p - 1/m) · m √((m + 1) / (m - 1)), so that
-            each objective's directions learn what sets it apart, and the shared ones what all preferences have in
-            common. `"raw"`: p, as in the paper. On the simplex the update is linear in p in both.
+            What z(p) is. `"white"`: the preference centred, of unit variance, (p - 1/m) · m √((m + 1) / (m - 1)), so
+            that an objective's own directions learn what sets it apart, and the shared ones what all preferences have
+            in common. `"raw"`: p, as in the paper. On the simplex the update is linear in p in both.
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
             `set_preference`. Uniform if unset.
