@@ -36,6 +36,19 @@ def test_gradients_of_some_inputs_alone(wanted):
     torch.testing.assert_close(fused, torch.autograd.grad(add_plainly(*given).square().sum(), given[wanted]))
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("base_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_recorded_or_not_it_rounds_alike(base_dtype, autocast):
+    """Bit for bit: RL takes the ratio of likelihoods from a forward without gradients and one with them."""
+    model = steered(MLP().to(base_dtype)).train()
+    x = torch.randn(64, 10, dtype=base_dtype)
+    found = []
+    for recorded in (False, True):
+        with torch.set_grad_enabled(recorded), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found.append(model(x).detach())
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_result_is_written_into_only_where_that_is_allowed(dtype, recorded):
