@@ -93,7 +93,8 @@ def test_a_file_that_fails_leaves_no_module(tmp_path):
      "peft_panacea.rewards.none", "peft_panacea.rewards.BATCH_SIZE"],
 )  # fmt: skip
 def test_other_specs_are_refused_with_the_known_ones(spec):
-    message = "`spec` must be one of length, dialogue_share, sentence_length, conciseness, tokens=N, brevity=WORDS, .* but got "
+    known = "length, dialogue_share, sentence_length, conciseness, tokens=N, brevity=WORDS"
+    message = f"`spec` must be one of {known}, .* but got "
     with pytest.raises(ValueError, match=message) as caught:
         load_reward(spec)
     assert str(caught.value).endswith(f"{spec!r}.")

@@ -22,7 +22,8 @@ class Completions:
         mask: [B, P + T], 1 where there is a token of a prompt or a completion, 0 where there is padding.
         completion: [B, T], bool: the completion's tokens, up to and with the first end token.
         texts: B texts of the completions, without special tokens.
-        ended: B flags, whether the completion has an end token; what was cut off at the limit has none.
+        ended: B flags, whether the completion has an end token; what was cut off at the limit, or stopped at a string,
+            has none.
         log_probabilities: [B, T], float32, what `log_probabilities` finds for them up to rounding, in nats; known of
             what was sampled if decoding kept it.
     """

@@ -73,9 +73,9 @@ def load_reward(spec: str, tokenizer: Any = None) -> Reward:
         if callable(reward):
             return reward
     raise ValueError(
-        f"`spec` must be one of {', '.join(_PLAIN)}, tokens=N, brevity=WORDS, distinct=N, valence=FILE, an existing folder or "
-        "org/model (with =LABEL for one label of several), or a function as module.function or FILE.py:function, but "
-        f"got {spec!r}."
+        f"`spec` must be one of {', '.join(_PLAIN)}, tokens=N, brevity=WORDS, distinct=N, valence=FILE, an existing "
+        "folder or org/model (with =LABEL for one label of several), or a function as module.function or "
+        f"FILE.py:function, but got {spec!r}."
     )
 
 

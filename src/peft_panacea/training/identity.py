@@ -21,9 +21,9 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 def digest(value: Any) -> str:
     """16 hexadecimal digits of a function, or of an object that can be called, the same in every process.
 
-    They change with the file in which the function or the class stands, whole, so that what it calls there counts; with
-    an object's attributes, such as the weights of a model; and with what a function is closed over. What it imports is
-    not looked at. What has no source, such as a function written in C, is known by its name.
+    They change with the file in which the function or the class stands, all of it, so that what it calls there counts;
+    with an object's attributes, such as the weights of a model; and with what a function is closed over. What the file
+    imports is not looked at. What has no source, such as a function written in C, is known by its name.
     """
     found = hashlib.sha256()
     for part in _parts(value, {}):

@@ -206,8 +206,8 @@ class ObjectiveRewardMixin(PreferenceMixin):
         """Aggregate (r - mean) / std from now on, measured on the model without its adapter on prompts of `dataset`.
 
         Of every prompt there are `num_generations` completions. The constants are kept as `reward_normalisation.json`
-        in `output_dir`, with digests of the rewards (see `identity.py`) and of the prompts, and read from there as long
-        as these are the same; if not, the log says so and they are measured anew. Every process of a run must call it.
+        in `output_dir`, with digests of the rewards (`identity.py`) and of the prompts, and read from there as long as
+        these are the same; if not, the log says so and they are measured anew. Every process of a run must call it.
 
         Raises:
             TypeError: A reward is a torch module or a coroutine function.
