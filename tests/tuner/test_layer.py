@@ -91,7 +91,7 @@ def test_merging_into_bfloat16_rounds_only_once():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_merging_in_half_precision_says_so_once_and_what_to_do(dtype, tokens):
-    """In float32 the merged model answers as the adapter does, in half precision by far not."""
+    """In float32 the merged model answers as the adapter does; in half precision it is off as that itself is."""
 
     def merged(model, call: str):
         found = getattr(model, call)()
@@ -110,8 +110,9 @@ def test_merging_in_half_precision_says_so_once_and_what_to_do(dtype, tokens):
             half = logits(merged(copy.deepcopy(model), call))
         assert len(caught) == 1
         whole = logits(merged(copy.deepcopy(model).float(), call))  # a warning would be an error
-        errors = [(found - exact).abs().max().item() for found in (half, whole)]
-        assert errors[1] < 0.01 * errors[0], errors
+        of_half, of_whole, unmerged = ((found - exact).abs().max() for found in (half, whole, logits(model)))
+        assert of_whole < 0.01 * of_half
+        assert unmerged / 3 < of_half < 3 * unmerged
     copy.deepcopy(model).unload()
 
 
