@@ -111,9 +111,9 @@ class PanaceaModel(BaseTuner):
         layers = (module for module in self.modules() if isinstance(module, PanaceaLayer))
         if half := HALF & {layer.get_base_layer().weight.dtype for layer in layers}:
             warnings.warn(
-                f"Merging rounds every adapted weight to {half.pop()} once more, which moves the logits about as much as "
-                "this dtype does by itself, and unmerging does not give the weights back exactly. Call `model.float()` "
-                "first and leave the merged model in float32, or keep the adapter unmerged.",
+                f"Merging rounds every adapted weight to {half.pop()} once more, which moves the logits about as much "
+                "as this dtype does by itself, and unmerging does not give the weights back exactly. Call "
+                "`model.float()` first and leave the merged model in float32, or keep the adapter unmerged.",
                 stacklevel=3,
             )
 
