@@ -105,6 +105,7 @@ def test_what_a_batch_holds(model, tokenizer):
     assert batch.ids.shape == batch.mask.shape == (5, P + T)
     lengths = [len(tokens) for tokens in batch.token_ids]
     assert len(set(lengths)) > 1, "some completions must end early"
+    assert set(batch.ended) == {True, False}, "and some be cut off"
     for i, (prompt, tokens) in enumerate(zip(PROMPTS, batch.token_ids, strict=True)):
         before = tokenize(tokenizer, prompt)
         assert batch.ids[i][batch.mask[i].bool()].tolist() == before + tokens
@@ -113,6 +114,7 @@ def test_what_a_batch_holds(model, tokenizer):
         )
         assert batch.completion[i].tolist() == [t < len(tokens) for t in range(T)]
         assert tokens[-1] == 2 or len(tokens) == T == 24
+        assert batch.ended[i] == (tokens[-1] == 2)
         assert batch.texts[i].split() == [f"w{token}" for token in tokens if token != 2]
 
 
@@ -140,7 +142,10 @@ def test_what_ends_a_completion(model, tokenizer):
     def answer(**options):
         batch = sample(model, tokenizer, PROMPTS, [0.0, 1.0], **GREEDY, **options)
         assert [text.split() for text in batch.texts] == [[f"w{t}" for t in row if t > 2] for row in batch.token_ids]
+        ended.append(batch.ended)
         return batch.texts
+
+    ended = []
 
     words = [text.split() for text in answer(eos_token_id=1)]
     end = words[0][2]
@@ -152,6 +157,8 @@ def test_what_ends_a_completion(model, tokenizer):
     assert answer(eos_token_id=1, stopping_criteria=[lambda ids, scores, **_: ids[:, -1] == WORDS[end]]) == first
     model.generation_config.eos_token_id = WORDS[end]
     assert answer() == first
+    at_end = [end in row for row in words]
+    assert ended == [[False] * 5, at_end, at_end, [False] * 5, at_end], "only a token is an end token"
 
 
 def test_a_string_ends_a_completion():
@@ -246,6 +253,7 @@ def test_rows_of_like_length_are_asked_together(model, tokenizer, monkeypatch):
     assert [rows for rows, _ in computed[1:]] == [2, 2, 1]
     assert sum(shape.numel() for shape in computed[1:]) < computed[0].numel()
     few = batch.select(torch.tensor([3, 1]))
+    assert few.ended == [batch.ended[3], batch.ended[1]]
     assert few.texts == [batch.texts[3], batch.texts[1]]
     assert few.token_ids == [batch.token_ids[3], batch.token_ids[1]]
     assert [few.ids[i][few.mask[i].bool()].tolist() for i in range(2)] == [
@@ -266,6 +274,7 @@ def test_what_was_sampled_is_encoded_as_it_was(model, tokenizer, chat_tokenizer,
     for i, tokens in enumerate(sampled.token_ids):
         assert given.token_ids[i] == tokens + [2] * (tokens[-1] != 2)
     unended = encode(tokens_of, prompts, sampled.texts, end=False)
+    assert (given.ended, unended.ended) == ([True] * 5, [False] * 5)
     assert unended.token_ids == [[token for token in tokens if token != 2] for tokens in sampled.token_ids]
     n = unended.completion.shape[1]
     found, expected = (log_probabilities(model, batch, PER_ROW) for batch in (unended, sampled))
@@ -289,6 +298,7 @@ def test_max_length_cuts_the_end_off(tokenizer):
     batch = encode(tokenizer, ["w3 w4 w5", "w6", "w7 w8 w9 w10"], [" w20 w21", " w22", " w23"], max_length=4)
     assert batch.mask.sum(1).tolist() == [4, 4, 4]
     assert batch.token_ids == [[], [22, 2], []]
+    assert batch.ended == [False, True, False]
     assert [text.split() for text in batch.texts] == [[], ["w22"], []]
     assert log_probabilities(llama(), batch).shape == (3, 2)
     nothing = encode(tokenizer, ["w3 w4 w5"], [" w20"], max_length=3)

@@ -59,7 +59,8 @@ def main() -> None:
                 text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
                 for prompt, text in zip(asked, answers.texts, strict=True)
             ]
-            judged = [reward(texts, prompts=asked, completion_ids=answers.token_ids) for reward in rewards]
+            known = {"prompts": asked, "completion_ids": answers.token_ids, "ended": answers.ended}
+            judged = [reward(texts, **known) for reward in rewards]
             scores = [dict(zip(args.objectives, row, strict=True)) for row in zip(*judged, strict=True)]
             for i, prompt in enumerate(some):
                 group = slice(i * args.answers, (i + 1) * args.answers)

@@ -6,7 +6,7 @@ Any causal language model will do. A reward is a function of `peft_panacea.rewar
 (`FILE.py:FUNCTION`), or a classifier in a folder or on the Hub:
 
     accelerate launch examples/recipes/rlhf.py grpo --model_name_or_path Qwen/Qwen3-0.6B --data trl-lib/tldr \
-        --objectives faithful concise --rewards my-org/faithfulness-reward conciseness --output_dir runs/tldr
+        --objectives faithful concise --rewards my-org/faithfulness-reward tokens=40 --output_dir runs/tldr
 
 Rewards are aggregated in units of their standard deviation over the model's own completions before training, measured
 once and stored as `reward_normalisation.json`. The same command again goes on from the last checkpoint.

@@ -189,6 +189,39 @@ def test_kl_and_log_perplexity_are_sums_over_tokens(model, tokenizer):
     assert len(lengths) > 1, "some completions must end early"
 
 
+def test_the_share_that_ended_is_a_side_effect_of_a_model(model, tokenizer):
+    options = {"tokenizer": tokenizer, "samples": 3, "max_new_tokens": 12, "suppress_tokens": [0, 1]}
+    shares = []
+
+    def watching(completions, ended, **_):
+        shares.append(np.mean(ended))
+        return numbers_in(completions, None)
+
+    front = evaluate_front(model, PROMPTS, {"a": watching, "b": brief}, GRID, batch_size=1000, **options)
+    found = front.side_effects["ended"].mean(), front.base_side_effects["ended"].mean()
+    assert found == pytest.approx(shares)
+    assert 0 < found[0] < 1
+    never = evaluate_front(model, PROMPTS, REWARDS, GRID, **{**options, "suppress_tokens": [2]})
+    assert not never.side_effects["ended"].any()
+    assert never.metrics()["mean ended"] == 0, "there is nothing to drift from"
+    assert "ended" not in evaluate_front(echo, PROMPTS, REWARDS, GRID).side_effects
+
+
+def test_a_record_without_a_side_effect_goes_on_without(model, tokenizer, tmp_path):
+    """As one does that was begun before there was such a side effect."""
+    ask = partial(evaluate_front, model, PROMPTS, REWARDS, GRID, tokenizer=tokenizer, batch_size=4, max_new_tokens=3)
+    whole = ask(record=tmp_path / "record")
+    lines = (tmp_path / "record").read_text().splitlines()
+    begun = json.loads(lines[1])
+    for row in begun:
+        del row["numbers"]["ended"]
+    for name, kept in {"begun": [json.dumps(begun)], "other part": [*lines[2:3], json.dumps(begun)]}.items():
+        (tmp_path / name).write_text("\n".join([lines[0], *kept, ""]))
+        again = ask(record=tmp_path / name)
+        assert list(again.side_effects) == [effect for effect in whole.side_effects if effect != "ended"]
+        assert np.array_equal(again.scores, whole.scores)
+
+
 def test_kl_in_half_precision_is_no_rounding(tokenizer):
     """Of an adapter that changes nothing it is 0."""
     untrained = get_peft_model(llama().bfloat16(), PanaceaConfig(objectives=["a", "b"], task_type="CAUSAL_LM"))
@@ -234,10 +267,10 @@ def test_rewards_are_called_as_trl_calls_them(model, tokenizer):
     rewards, columns = {"a": watching, "b": brief}, {"answer": [f"of {p}" for p in PROMPTS], "n": range(5)}
     few = {"columns": columns, "samples": 2, "batch_size": 7, "suppress_tokens": [0]}
     evaluate_front(model, [*PROMPTS[:2], *chats[2:]], rewards, GRID, tokenizer=tokenizer, max_new_tokens=4, **few)
-    seen = Counter()
+    seen, ends = Counter(), Counter()
     for completions, given in calls:
-        assert set(given) == {"prompts", "completion_ids", "answer", "n"}
-        for completion, prompt, ids, answer, n in zip(completions, *given.values(), strict=True):
+        assert list(given) == ["prompts", "completion_ids", "ended", "answer", "n"]
+        for completion, prompt, ids, ended, answer, n in zip(completions, *given.values(), strict=True):
             assert prompt == (PROMPTS[n] if n < 2 else chats[n])
             assert answer == f"of {PROMPTS[n]}"
             assert isinstance(completion, str) == (n < 2)
@@ -245,8 +278,12 @@ def test_rewards_are_called_as_trl_calls_them(model, tokenizer):
                 assert [message["role"] for message in completion] == ["assistant"]
             assert said(completion).split() == [f"w{token}" for token in ids if token > 2]
             assert ids[-1] == 2 or len(ids) == 4
+            assert ended is (ids[-1] == 2)
             seen[n] += 1
+            ends[ended] += 1
     assert seen == dict.fromkeys(range(5), (len(GRID) + 1) * 2)
+    assert ends[True]
+    assert ends[False]
 
     calls.clear()
     evaluate_front(echo, PROMPTS, rewards, GRID)
@@ -429,6 +466,11 @@ def test_adapters_of_any_name_and_with_counted_objectives(tokenizer):
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, but got 0"),
         ({"rewards": {"a": "org/m", "b": brief}}, TypeError, r"`rewards\['a'\]` must be a function.* but got 'org/m'"),
         ({"columns": {"x": [1, 2]}}, ValueError, r"`columns\['x'\]` must have 5 values, but got 2"),
+        (
+            {"columns": {"ended": PROMPTS}},
+            ValueError,
+            "`columns` must have names other than prompts, completions, completion_ids, ended, but got 'ended'",
+        ),
         ({"top_k": 3}, TypeError, "`generation` must be empty for a function, but got top_k"),
         ({"model": lambda p, w: p[1:]}, ValueError, "`model` must return 20 completions, but got 19"),
         (

@@ -32,6 +32,17 @@ def test_log_odds_are_those_of_the_models_probabilities(tmp_path, architecture, 
     assert reward.__name__ == "mood_high"
 
 
+@pytest.mark.parametrize("labels", [1, 3])
+def test_a_regression_gives_its_output_as_it_is(tmp_path, labels):
+    """In the units that it was trained on."""
+    folder = save_classifier(tmp_path / "stars", num_labels=labels, problem_type="regression")
+    for index in range(labels):
+        reward = Classifier(folder, None if labels == 1 else f"LABEL_{index}", device="cpu")
+        with torch.no_grad():
+            output = reward.model(**reward.tokenizer("so good", return_tensors="pt")).logits[0, index]
+        assert reward(["so good", ""]) == pytest.approx([float(output), 0.0], abs=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ["modernbert", "llama"])
 def test_a_batch_gives_what_its_texts_give_alone(tmp_path, architecture, monkeypatch):
     reward = Classifier(save_classifier(tmp_path / "one", architecture=architecture, num_labels=1))

@@ -1,22 +1,14 @@
 """What the rewards that count give, by hand."""
 
-import pickle
-from pathlib import Path
-
 import pytest
-from transformers import AutoTokenizer
 
 from peft_panacea.rewards import (
     Brevity,
     Distinct,
-    conciseness,
     dialogue_share,
     length,
-    load_reward,
     sentence_length,
 )
-
-STORYTELLER = str(Path(__file__).resolve().parents[2] / "examples" / "storyteller" / "model")
 
 
 @pytest.mark.parametrize(
@@ -53,25 +45,6 @@ def test_by_hand(reward, text, expected):
     messages = [{"role": "assistant", "content": text}]
     parts = [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
     assert reward(completions=[text, messages, parts], prompts=["x"] * 3) == pytest.approx([expected] * 3)
-
-
-def test_conciseness_counts_the_tokens_it_is_given():
-    ids = [[], [1] * 50, [1] * 51, [1] * 100, [1] * 300]
-    expected = [4.0, 4.0, 3.98, 3.0, -1.0]
-    assert conciseness(completions=["ignored"] * 5, completion_ids=ids) == pytest.approx(expected)
-
-
-def test_conciseness_counts_tokens_itself():
-    tokenizer = AutoTokenizer.from_pretrained(STORYTELLER)
-    text = "Tom was glad. " * 30
-    n = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    reward = pickle.loads(pickle.dumps(load_reward("conciseness", tokenizer)))
-    assert n > 50
-    assert reward(["", text, [{"role": "assistant", "content": text}]]) == [4.0, 5 - n / 50, 5 - n / 50]
-    assert reward([text], completion_ids=[[1]]) == [4.0]
-    assert reward.__name__ == "conciseness"
-    with pytest.raises(ValueError, match="`completion_ids` or `tokenizer` must be given, but got neither"):
-        load_reward("conciseness")([text])
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "2", None])

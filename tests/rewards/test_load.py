@@ -18,6 +18,7 @@ def test_specs(tmp_path, monkeypatch):
         assert load_reward(name) is getattr(rewards, name)
     assert load_reward("brevity=8").target_words == 8
     assert load_reward("distinct=3").n == 3
+    assert load_reward("tokens=40").target_tokens == 40
     assert load_reward("valence=lexicon.txt").ratings == {"happy": 2.7}
     assert load_reward("peft_panacea.rewards.length") is length
     assert load_reward("lr=1=LABEL_1").arguments == ("lr=1", "LABEL_1", None)
@@ -92,14 +93,16 @@ def test_a_file_that_fails_leaves_no_module(tmp_path):
      "peft_panacea.rewards.none", "peft_panacea.rewards.BATCH_SIZE"],
 )  # fmt: skip
 def test_other_specs_are_refused_with_the_known_ones(spec):
-    message = "`spec` must be one of length, dialogue_share, sentence_length, conciseness, brevity=WORDS, .* but got "
+    known = "length, dialogue_share, sentence_length, conciseness, tokens=N, brevity=WORDS"
+    message = f"`spec` must be one of {known}, .* but got "
     with pytest.raises(ValueError, match=message) as caught:
         load_reward(spec)
     assert str(caught.value).endswith(f"{spec!r}.")
 
 
 def test_values_are_refused_by_the_name_in_the_spec():
-    with pytest.raises(ValueError, match="`brevity` must be an integer of at least 1, but got 'few'"):
-        load_reward("brevity=few")
+    for name in ("brevity", "tokens"):
+        with pytest.raises(ValueError, match=f"`{name}` must be an integer of at least 1, but got 'few'"):
+            load_reward(f"{name}=few")
     with pytest.raises(ModuleNotFoundError, match="no_module_of_this_name"):
         load_reward("no_module_of_this_name.reward")

@@ -15,6 +15,7 @@ from peft_panacea.rewards import (
     Brevity,
     Classifier,
     Distinct,
+    TokenLength,
     Valence,
     conciseness,
     dialogue_share,
@@ -49,16 +50,20 @@ def test_bounds(text):
         assert low <= value <= high
 
 
-@pytest.mark.parametrize("reward", [conciseness, *(bound[0] for bound in BOUNDS)], ids=lambda r: r.__name__)
+BY_TOKENS = [conciseness, TokenLength(8)]
+
+
+@pytest.mark.parametrize("reward", [*BY_TOKENS, *(bound[0] for bound in BOUNDS)], ids=lambda r: r.__name__)
 def test_pickles(reward):
     copy = pickle.loads(pickle.dumps(reward))
-    arguments = {"completions": ['"Happy," she said. 0'], "completion_ids": [[1] * 60]}
+    arguments = {"completions": ['"Happy," she said. 0'], "completion_ids": [[1] * 60], "ended": [True]}
     assert copy(**arguments) == reward(**arguments)
     assert copy.__name__ == reward.__name__
 
 
 def test_names_tell_rewards_apart():
-    assert [r.__name__ for r in (Brevity(8), Distinct(3), Valence(LEXICON))] == ["brevity_8", "distinct_3", "valence"]
+    rewards = (Brevity(8), TokenLength(8), Distinct(3), Valence(LEXICON))
+    assert [r.__name__ for r in rewards] == ["brevity_8", "tokens_8", "distinct_3", "valence"]
 
 
 @pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
@@ -68,6 +73,7 @@ def test_trl_takes_them_and_logs_by_name(tmp_path, conversational):
     tokenizer = AutoTokenizer.from_pretrained(STORYTELLER)
     prompts = ["There was once a fox.", "One day a sheep sang."]
     chosen = [conciseness, length, Brevity(8), Valence(LEXICON), dialogue_share, Distinct(), Classifier(model)]
+    chosen += [TokenLength(8, tokenizer)]  # without the mixin TRL does not say what ended
     if conversational:
         prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
         tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -83,6 +89,6 @@ def test_trl_takes_them_and_logs_by_name(tmp_path, conversational):
     )
     trainer.train()
     logged = trainer.state.log_history[0]
-    names = ["conciseness", "length", "brevity_8", "valence", "dialogue_share", "distinct_2", "mood"]
+    names = ["conciseness", "length", "brevity_8", "valence", "dialogue_share", "distinct_2", "mood", "tokens_8"]
     for name in names if conversational else [*names, "folder"]:
         assert math.isfinite(logged[f"rewards/{name}/mean"])

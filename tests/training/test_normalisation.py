@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from peft_panacea.front import evaluate_front
-from small_trainers import GRPO, few_a, length, make, unmeasured
+from peft_panacea.training.identity import digest
+from small_trainers import GRPO, few_a, length, make
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
 
@@ -42,14 +43,34 @@ def test_constants_are_those_of_the_model_without_its_adapter(tmp_path):
     torch.testing.assert_close(fresh, torch.from_numpy(np.array(front.normalisation)).float())
 
 
-def test_constants_are_read_again_with_the_same_rewards_and_prompts(tmp_path, caplog):
+def test_constants_are_read_again_with_the_same_rewards_and_prompts(tmp_path, caplog, monkeypatch):
     measured = constants(tmp_path)
     stored = json.loads((tmp_path / "reward_normalisation.json").read_text())
     assert stored.keys() == {"rewards", "prompts", "mean", "std"}
-    assert stored["rewards"] == {"sunny": "length", "rainy": "few_a"}
+    assert stored["rewards"] == {"sunny": f"length {digest(length)}", "rainy": f"few_a {digest(few_a)}"}
     assert torch.tensor(list(stored["std"].values())).tolist() == measured[1].tolist()
-    assert torch.equal(constants(tmp_path, reward_funcs=(unmeasured("length"), unmeasured("few_a"))), measured)
+    monkeypatch.setattr(GRPO, "measure", lambda *_, **__: pytest.fail("measured again"))
+    assert torch.equal(constants(tmp_path), measured)
     assert not caplog.records
+
+
+def counting(letter):
+    """Rewards of one name."""
+
+    def few(completions, **_):
+        return [-float(c.count(letter)) for c in completions]
+
+    return few
+
+
+def test_a_reward_that_changed_under_its_name_is_measured_anew(tmp_path, caplog):
+    first = constants(tmp_path, reward_funcs=(length, counting("a")))
+    with caplog.at_level(logging.WARNING, "peft_panacea"):
+        second = constants(tmp_path, reward_funcs=(length, counting("b")))
+    assert torch.equal(second[:, 0], first[:, 0])
+    assert not torch.equal(second[:, 1], first[:, 1])
+    (record,) = caplog.records
+    assert record.getMessage().endswith("json is of other rewards; the rewards are measured anew.")
 
 
 def few_b(completions, **_):
@@ -70,7 +91,7 @@ def test_another_reward_or_other_prompts_are_measured_anew(tmp_path, caplog):
         f"{path} is of other rewards; the rewards are measured anew.",
         f"{path} is of other rewards and prompts; the rewards are measured anew.",
     ]
-    assert json.loads(path.read_text())["rewards"]["rainy"] == "few_a"
+    assert json.loads(path.read_text())["rewards"]["rainy"].startswith("few_a ")
 
 
 def test_a_reward_that_never_differs_cannot_be_normalised(tmp_path):

@@ -209,6 +209,39 @@ def test_the_reward_is_the_preference_times_the_normalised_rewards(kind, prefere
         assert logged == [pytest.approx(column.nanmean().item())]
 
 
+@pytest.mark.parametrize("kind", [GRPO, RLOO])
+def test_rewards_know_in_training_and_when_measured_what_ended(kind, tmp_path):
+    """By the same name, of the same type, beside the columns of the data set."""
+    told = []
+
+    def watching(completions, completion_ids, ended, answer, **_):
+        told.append((completion_ids, ended, answer))
+        return length(completions)
+
+    data = {"prompt": PROMPTS, "answer": [f"of {prompt}" for prompt in PROMPTS]}
+    options = {"max_completion_length": 48, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
+    trainer = make(kind, tmp_path, data=data, reward_funcs=(watching, few_a), random_adapter=False, **options)
+    generate(trainer)
+    trainer.measure([[1, 0]], trainer.train_dataset)
+    assert len(told) == 3, "a generation, the adapter, the base model"
+    for ids, ended, answers in told:
+        assert ended == [row[-1] == trainer.processing_class.eos_token_id for row in ids]
+        assert set(ended) == {True, False}, "some must be cut off and some not"
+        assert all(end or len(row) == 48 for row, end in zip(ids, ended, strict=True))
+        assert set(answers) <= set(data["answer"])
+
+
+def test_a_column_named_ended_is_refused(tmp_path):
+    """Rewards would not know which they are given."""
+    data = {"prompt": PROMPTS, "ended": [True] * 16}
+    trainer = make(GRPO, tmp_path, data=data)
+    with pytest.raises(ValueError, match=r"`train_dataset` must have no column `ended`, .* but got one"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    with pytest.raises(ValueError, match=r"`columns` must have names other than .*ended, but got 'ended'"):
+        trainer.measure([[1, 0]], trainer.train_dataset)
+
+
 @pytest.mark.parametrize("aggregation", ["tchebycheff", "smooth_tchebycheff"])
 @pytest.mark.parametrize("per", ["row", "batch"])
 def test_other_aggregations_weigh_rewards_by_their_gradient_at_the_mean_rewards(per, aggregation, tmp_path):

@@ -1,5 +1,7 @@
 """Merging, several adapters, precision: PEFT's bookkeeping of one layer."""
 
+import copy
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -78,11 +80,40 @@ def test_unmerging_twice_warns(model):
 
 def test_merging_into_bfloat16_rounds_only_once():
     """The update is added in float32: at most half a unit in the last place from the exact sum."""
-    model = steered(MLP().bfloat16(), target_modules=["hidden"])
-    layer = model.base_model.model.hidden
-    exact = layer.base_layer.weight.double() + layer.get_delta_weight("default").double()
-    model.merge_adapter()
-    assert torch.equal(layer.base_layer.weight, exact.bfloat16())
+    for safe_merge in (False, True):
+        model = steered(MLP().bfloat16(), target_modules=["hidden"])
+        layer = model.base_model.model.hidden
+        exact = layer.base_layer.weight.double() + layer.get_delta_weight("default").double()
+        with pytest.warns(UserWarning, match="Merging rounds"):
+            model.merge_adapter(safe_merge=safe_merge)
+        assert torch.equal(layer.base_layer.weight, exact.bfloat16())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merging_in_half_precision_says_so_once_and_what_to_do(dtype, tokens):
+    """In float32 the merged model answers as the adapter does; in half precision it is off as that itself is."""
+
+    def merged(model, call: str):
+        found = getattr(model, call)()
+        return model if found is None else found
+
+    def logits(model):
+        with torch.no_grad():
+            return model(**tokens).logits.double()
+
+    model = steered(llama().to(dtype))
+    model.set_preference([0.3, 0.7])
+    exact = logits(copy.deepcopy(model).double())
+    for call in ("merge_adapter", "merge_and_unload"):
+        message = rf"every adapted weight to {dtype} .* Call `model\.float\(\)` first"
+        with pytest.warns(UserWarning, match=message) as caught:
+            half = logits(merged(copy.deepcopy(model), call))
+        assert len(caught) == 1
+        whole = logits(merged(copy.deepcopy(model).float(), call))  # a warning would be an error
+        of_half, of_whole, unmerged = ((found - exact).abs().max() for found in (half, whole, logits(model)))
+        assert of_whole < 0.01 * of_half
+        assert unmerged / 3 < of_half < 3 * unmerged
+    copy.deepcopy(model).unload()
 
 
 def test_disabled_adapter_is_the_base_model_bit_for_bit(base, tokens):

@@ -15,6 +15,8 @@ from peft_panacea.tuner import PanaceaSVD, watch
 from peft_panacea.tuner.state import Held, Scope
 from peft_panacea.tuner.watch import Watch
 
+pytestmark = pytest.mark.filterwarnings("ignore:Merging rounds")
+
 STEPS = 600
 PAIR, ROWS = torch.randn(3, 12), torch.randn(3, 3, 12)  # a preference per row would broadcast against both
 

@@ -22,6 +22,8 @@ class Completions:
         mask: [B, P + T], 1 where there is a token of a prompt or a completion, 0 where there is padding.
         completion: [B, T], bool: the completion's tokens, up to and with the first end token.
         texts: B texts of the completions, without special tokens.
+        ended: B flags, whether the completion has an end token; what was cut off at the limit, or stopped at a string,
+            has none.
         log_probabilities: [B, T], float32, what `log_probabilities` finds for them up to rounding, in nats; known of
             what was sampled if decoding kept it.
     """
@@ -30,6 +32,7 @@ class Completions:
     mask: Tensor
     completion: Tensor
     texts: list[str]
+    ended: list[bool]
     log_probabilities: Tensor | None = None
 
     @property
@@ -49,6 +52,7 @@ class Completions:
             mask[:, columns],
             completion[:, :longest],
             [self.texts[row] for row in rows.tolist()],
+            [self.ended[row] for row in rows.tolist()],
             None if known is None else known[rows, :longest],
         )
 
@@ -121,7 +125,8 @@ def encode(
         after.append(rest if max_length is None else rest[: max(0, max_length - len(first))])
     prompt_ids, prompt_mask = padded(before, tokenizer.pad_token_id, left=True)
     ids, mask = padded(after, tokenizer.pad_token_id, left=False)
-    return completions_of(tokenizer, torch.cat([prompt_ids, ids], dim=1), prompt_mask, mask.bool())
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return completions_of(tokenizer, torch.cat([prompt_ids, ids], dim=1), prompt_mask, mask.bool(), ends)
 
 
 def padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -136,17 +141,23 @@ def padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tens
 
 
 def completions_of(
-    tokenizer: Any, ids: Tensor, prompt_mask: Tensor, completion: Tensor, log_probabilities: Tensor | None = None
+    tokenizer: Any,
+    ids: Tensor,
+    prompt_mask: Tensor,
+    completion: Tensor,
+    ends: list[int],
+    log_probabilities: Tensor | None = None,
 ) -> Completions:
     """Of prompts and completions, [B, P + T], with the mask of the prompts, [B, P], and of the completions, [B, T]."""
+    P = prompt_mask.shape[1]
+    ended = (torch.isin(ids[:, P:], ids.new_tensor(ends)) & completion).any(1).tolist()
     mask = torch.cat([prompt_mask, completion.long()], dim=1)
     # Decoded with the prompt and then cut, because alone a completion may lose its leading space.
     whole = ids.where(mask.bool(), tokenizer.pad_token_id)
-    parts = whole[:, : prompt_mask.shape[1]], whole
+    parts = whole[:, :P], whole
     prompts, texts = (tokenizer.batch_decode(part, skip_special_tokens=True) for part in parts)
-    return Completions(
-        ids, mask, completion, [t[len(p) :] for p, t in zip(prompts, texts, strict=True)], log_probabilities
-    )
+    after = [text[len(prompt) :] for prompt, text in zip(prompts, texts, strict=True)]
+    return Completions(ids, mask, completion, after, ended, log_probabilities)
 
 
 def _tokens_of_chat(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> list[int]:

@@ -62,13 +62,14 @@ def sample(
             f"{len(ids) if isinstance(ids, Tensor) else f'a {type(ids).__name__}'}."
         )
     new = ids[:, before.shape[1] :]
-    is_end = torch.isin(new, new.new_tensor(_ends(model, tokenizer, options)))
+    ends = _ends(model, tokenizer, options)
+    is_end = torch.isin(new, new.new_tensor(ends))
     before_end = is_end.cumsum(1) - is_end.long() == 0
     padding = (new != tokenizer.pad_token_id).flip(1).cumsum(1).flip(1) == 0  # a stop may be no token
     completion = before_end & (is_end | ~padding)
     if likelihoods is not None:
         likelihoods = likelihoods.where(completion, 0.0)
-    return completions_of(tokenizer, ids, mask, completion, likelihoods)
+    return completions_of(tokenizer, ids, mask, completion, ends, likelihoods)
 
 
 @contextmanager

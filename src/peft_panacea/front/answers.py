@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,11 +36,11 @@ Generate: TypeAlias = "Callable[[list[Prompt], Array | None], list[str]]"
 
 @dataclass
 class Answers:
-    """The texts of B completions, by name B numbers about them, and of a model their tokens."""
+    """The texts of B completions, by name B numbers about them, and what only a model's have, by name for rewards."""
 
     texts: list[str]
     effects: dict[str, list[float]]
-    token_ids: list[list[int]] | None = None
+    tokens: dict[str, list[Any]] = field(default_factory=dict)
 
 
 class SteeredFunction:
@@ -123,8 +123,12 @@ class SteeredModel:
                 else:
                     base = log_probabilities_by_length(self.model, answers)
         tokens = answers.completion.sum(1).clamp(min=1)
-        effects = {"log-perplexity": -base.sum(1) / tokens, "KL": (steered - base).sum(1)}
-        return Answers(answers.texts, {name: e.tolist() for name, e in effects.items()}, answers.token_ids)
+        effects = {
+            "ended": list(map(float, answers.ended)),
+            "log-perplexity": (-base.sum(1) / tokens).tolist(),
+            "KL": (steered - base).sum(1).tolist(),
+        }
+        return Answers(answers.texts, effects, {"completion_ids": answers.token_ids, "ended": answers.ended})
 
 
 def name_of(function: Any) -> str:

@@ -24,6 +24,9 @@ from .result import Front, double
 
 Array: TypeAlias = "np.ndarray"
 
+GIVEN = ("prompts", "completions", "completion_ids", "ended")
+"""What a reward is given of every completion."""
+
 
 def evaluate_front(
     model: Any,
@@ -56,8 +59,9 @@ def evaluate_front(
             anything else that can be steered; for the base model it is called with None in place of preferences.
         prompts: Texts, or conversations as lists of messages, for the tokenizer's chat template.
         rewards: Objective → function, in the preferences' order; more is better. Called as TRL does, `reward(
-            completions, prompts=…, completion_ids=…, **columns)`, for a finite number per completion. After a
-            conversation a completion is a list of one message. Only a model's completions have `completion_ids`.
+            completions, prompts=…, completion_ids=…, ended=…, **columns)`, for a finite number per completion. After
+            a conversation a completion is a list of one message. Only a model's completions have `completion_ids`, the
+            tokens with the end token, and `ended`, whether there is one or the completion was cut off.
         preferences: [K, m], such as `simplex_grid(m, n)`.
         tokenizer: The model's; only functions need none.
         columns: Name → P values, such as reference answers; the rewards get those of their prompts.
@@ -73,10 +77,10 @@ def evaluate_front(
         generation: For `generate`. By default the model's own distribution, 64 tokens at most.
 
     Returns:
-        The front, with side effects: words per completion, distinct-2; of a model also the completions'
-        `log-perplexity` under the base model, nats per token, and `KL`, the sum over a completion's tokens of
-        log p(token) - log p_base(token), nats, whose mean estimates the divergence if nothing modified the sampling.
-        The end token counts as one.
+        The front, with side effects: words per completion, distinct-2; of a model also `ended`, the share of
+        completions that have an end token, their `log-perplexity` under the base model, nats per token, and `KL`, the
+        sum over a completion's tokens of log p(token) - log p_base(token), nats, whose mean estimates the divergence
+        if nothing modified the sampling. The end token counts as one.
 
     Raises:
         TypeError: a model that cannot be steered, a reward that is no function, `generation` for a function.
@@ -94,6 +98,8 @@ def evaluate_front(
         if not callable(reward):
             raise TypeError(f"`rewards[{name!r}]` must be a function, such as a `Classifier`, but got {reward!r}.")
     for name, column in columns.items():
+        if name in GIVEN:
+            raise ValueError(f"`columns` must have names other than {', '.join(GIVEN)}, but got {name!r}.")
         if len(column) != len(prompts):
             raise ValueError(f"`columns[{name!r}]` must have {len(prompts)} values, but got {len(column)}.")
     answer = _answerer(model, tokenizer, generation, list(rewards))
@@ -169,10 +175,9 @@ def _scores(
         text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
         for prompt, text in zip(prompts, answers.texts, strict=True)
     ]
-    ids = {} if answers.token_ids is None else {"completion_ids": answers.token_ids}
     scores = {}
     for name, reward in rewards.items():
-        column = np.asarray(reward(completions, prompts=prompts, **ids, **columns), dtype=float)
+        column = np.asarray(reward(completions, prompts=prompts, **answers.tokens, **columns), dtype=float)
         if column.shape != (B,) or not np.isfinite(column).all():
             raise ValueError(
                 f"`rewards[{name!r}]` must return a finite number for each of {B} completions, but got "
@@ -195,7 +200,9 @@ def _front(
         each = [rows[k, p, s][name] for k in ks for p in range(P) for s in range(samples) for name in names]
         return np.array(each).reshape(len(ks), P, samples, len(names))
 
-    effects = [name for name in rows[0, 0, 0] if name not in objectives]
+    # A record that was begun before there was one of the side effects goes on without it.
+    known = set.intersection(*map(set, rows.values()))
+    effects = [name for name in rows[0, 0, 0] if name in known - set(objectives)]
 
     def parts(ks: range) -> tuple[Array, dict[str, Array]]:
         means = collect(effects, ks).mean(axis=2)

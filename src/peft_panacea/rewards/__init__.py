@@ -8,9 +8,10 @@ Scripts that write without spaces, or vowels as combining marks, are cut otherwi
 """
 
 from .classifier import Classifier
-from .counts import Brevity, Distinct, conciseness, dialogue_share, length, sentence_length
+from .counts import Brevity, Distinct, dialogue_share, length, sentence_length
 from .load import load_reward
 from .text import Completion, Reward
+from .tokens import TokenLength, conciseness
 from .valence import Valence
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Completion",
     "Distinct",
     "Reward",
+    "TokenLength",
     "Valence",
     "conciseness",
     "dialogue_share",

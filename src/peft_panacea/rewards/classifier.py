@@ -18,8 +18,11 @@ BATCH_SIZE = 32
 class Classifier:
     """Log-odds that a sequence-classification model gives to a label, in nats; of a model with one label, its logit.
 
-    Only the completion is read, cut off at the model's length. A text without any token scores 0, even odds.
-    A pickle holds the name, not the weights.
+    Of a model of `problem_type` "regression" it is the output for the label as it is, in the units of the labels that
+    the model was trained on, such as stars from 1 to 5.
+
+    Only the completion is read, cut off at the model's length. A text without any token scores 0: even odds, or the
+    zero of the regression's units. A pickle holds the name, not the weights.
 
     Args:
         model_name_or_path: Hub name or folder of a sequence-classification model and its tokenizer.
@@ -71,9 +74,9 @@ class Classifier:
         return rewards
 
     def _log_odds(self, logits: Tensor) -> Tensor:
-        """Log-odds of the label, [B], from [B, labels]; labels that exclude each other share a softmax."""
+        """Log-odds of the label, [B], from [B, labels]; only labels that exclude each other share a softmax."""
         chosen = logits[:, self.index]
-        if logits.shape[1] == 1 or self.model.config.problem_type == "multi_label_classification":
+        if logits.shape[1] == 1 or self.model.config.problem_type in ("multi_label_classification", "regression"):
             return chosen
         others = [i for i in range(logits.shape[1]) if i != self.index]
         return chosen - logits[:, others].logsumexp(dim=1)

@@ -1,4 +1,4 @@
-"""Rewards that count: words, tokens, sentences, quotes, n-grams."""
+"""Rewards that count: words, sentences, quotes, n-grams."""
 
 from __future__ import annotations
 
@@ -15,30 +15,6 @@ _SENTENCE_END = re.compile(r"[.!?…]+(?=\W|$)")
 def length(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
     """Number of words, 0 upwards."""
     return [float(len(words_of(text_of(completion)))) for completion in completions]
-
-
-def conciseness(
-    completions: Sequence[Completion],
-    completion_ids: Sequence[Sequence[int]] | None = None,
-    tokenizer: Any = None,
-    **kwargs: Any,
-) -> list[float]:
-    """4 up to 50 tokens, then 5 − tokens / 50 (Panacea, arXiv 2402.02030): at most 4, also for an empty completion.
-
-    Args:
-        completions: Read only without `completion_ids`.
-        completion_ids: The tokens, as the trainers pass them, the end token included.
-        tokenizer: Counts the tokens of the texts, without special tokens, where there are no `completion_ids`.
-        kwargs: Ignored.
-
-    Raises:
-        ValueError: neither tokens nor a tokenizer.
-    """
-    if completion_ids is None:
-        if tokenizer is None:
-            raise ValueError("`completion_ids` or `tokenizer` must be given, but got neither.")
-        completion_ids = [tokenizer(text_of(c), add_special_tokens=False)["input_ids"] for c in completions]
-    return [min(4.0, 5.0 - len(ids) / 50.0) for ids in completion_ids]
 
 
 def dialogue_share(completions: Sequence[Completion], **kwargs: Any) -> list[float]:
@@ -64,6 +40,10 @@ def sentence_length(completions: Sequence[Completion], **kwargs: Any) -> list[fl
 
 class Brevity:
     """−|words − `target_words`|, at most 0: neither more words nor an empty answer pays.
+
+    For small models that say whole words, such as the embedded one. It is wrong for a chat model, and wherever
+    completions are cut off: a string of letters that is no word counts as one word or as none, so that gibberish is
+    brief, and an answer that was cut off at the limit is as good as one of so many words. Use `TokenLength` there.
 
     Args:
         target_words: The number of words of the best answer, at least 1.

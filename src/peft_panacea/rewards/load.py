@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Any
 
 from .classifier import Classifier
-from .counts import Brevity, Distinct, conciseness, dialogue_share, length, positive, sentence_length
+from .counts import Brevity, Distinct, dialogue_share, length, positive, sentence_length
 from .text import Reward
+from .tokens import TokenLength, conciseness
 from .valence import Valence
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -30,13 +31,17 @@ def load_reward(spec: str, tokenizer: Any = None) -> Reward:
     Args:
         spec: One of
 
-            - `length`, `conciseness`, `dialogue_share`, `sentence_length`
-            - `brevity=WORDS`, `distinct=N`, `valence=FILE`
+            - `tokens=N`: a `TokenLength`, for the length of a chat model's answers
+            - `length`, `dialogue_share`, `sentence_length`
+            - `conciseness`, which is flat up to 50 tokens
+            - `brevity=WORDS`, which pays for gibberish and for what is cut off
+            - `distinct=N`, `valence=FILE`
             - a folder, or a Hub name `org/model`: a `Classifier` with one label
             - `FOLDER=LABEL`, `org/model=LABEL`: a `Classifier` with several
             - `module.function`: imported
             - `path/to/file.py:function`: imported from the file, which is run once in a process
-        tokenizer: What `conciseness` counts with when it is called without `completion_ids`; no other needs it.
+        tokenizer: What `conciseness` and `tokens=N` count with when they are called without `completion_ids`; no other
+            needs it.
 
     Raises:
         ImportError: the module of a dotted path cannot be imported.
@@ -48,8 +53,10 @@ def load_reward(spec: str, tokenizer: Any = None) -> Reward:
         return update_wrapper(partial(conciseness, tokenizer=tokenizer), conciseness)
     if spec in _PLAIN:
         return _PLAIN[spec]
-    if equals and name in ("brevity", "distinct"):
+    if equals and name in ("tokens", "brevity", "distinct"):
         number = positive(name, int(value) if value.isdecimal() else value)
+        if name == "tokens":
+            return TokenLength(number, tokenizer)
         return Brevity(number) if name == "brevity" else Distinct(number)
     if value and name == "valence":
         return Valence(value)
@@ -66,9 +73,9 @@ def load_reward(spec: str, tokenizer: Any = None) -> Reward:
         if callable(reward):
             return reward
     raise ValueError(
-        f"`spec` must be one of {', '.join(_PLAIN)}, brevity=WORDS, distinct=N, valence=FILE, an existing folder or "
-        "org/model (with =LABEL for one label of several), or a function as module.function or FILE.py:function, but "
-        f"got {spec!r}."
+        f"`spec` must be one of {', '.join(_PLAIN)}, tokens=N, brevity=WORDS, distinct=N, valence=FILE, an existing "
+        "folder or org/model (with =LABEL for one label of several), or a function as module.function or "
+        f"FILE.py:function, but got {spec!r}."
     )
 
 

@@ -14,7 +14,7 @@ from ..aggregation import weights
 from ..front import Front, evaluate_front
 from ..front.processes import first_does
 from ..tuner.steering import set_preference
-from . import normalisation
+from . import identity, normalisation
 from .base import PreferenceMixin
 from .measuring import generation_settings, prompts_and_columns, reward_functions
 
@@ -101,8 +101,21 @@ class ObjectiveRewardMixin(PreferenceMixin):
         self._rows = rows.cpu()
         set_preference(self.model, self._rows if self._per_row else self._rows[0])
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards = super()._calculate_rewards(*args, **kwargs)
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> Tensor:
+        if "ended" in inputs[0]:
+            raise ValueError(
+                "`train_dataset` must have no column `ended`, by which rewards know whether a completion has an end "
+                "token, but got one; rename it."
+            )
+        ended = [ids[-1] in self.eos_token_ids for ids in completion_ids_list]
+        columns = [{**row, "ended": end} for row, end in zip(inputs, ended, strict=True)]
+        rewards = super()._calculate_rewards(columns, prompts, completions, completion_ids_list)
         mean, std = (constant.to(rewards.device) for constant in self.reward_normalisation)
         normalised = (rewards - mean) / std
         preferences = self._preferences.to(rewards.device)
@@ -193,16 +206,19 @@ class ObjectiveRewardMixin(PreferenceMixin):
         """Aggregate (r - mean) / std from now on, measured on the model without its adapter on prompts of `dataset`.
 
         Of every prompt there are `num_generations` completions. The constants are kept as `reward_normalisation.json`
-        in `output_dir`, with the names of the rewards and a digest of the prompts, and read from there as long as
+        in `output_dir`, with digests of the rewards (`identity.py`) and of the prompts, and read from there as long as
         these are the same; if not, the log says so and they are measured anew. Every process of a run must call it.
 
         Raises:
             TypeError: A reward is a torch module or a coroutine function.
             ValueError: A reward is the same for every completion.
         """
-        reward_functions(self.objectives, self.reward_funcs)
+        rewards = reward_functions(self.objectives, self.reward_funcs)
         measured_of = {
-            "rewards": dict(zip(self.objectives, self.reward_func_names, strict=True)),
+            "rewards": {
+                objective: f"{name} {identity.digest(reward)}"
+                for name, (objective, reward) in zip(self.reward_func_names, rewards.items(), strict=True)
+            },
             "prompts": normalisation.digest(prompts_and_columns(dataset)[0]),
         }
         path = Path(self.args.output_dir) / NORMALISATION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
@@ -26,6 +27,8 @@ from .state_dict import check_state_dict
 
 HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs")
 """The output layers of transformers' models for classification and question answering."""
+
+HALF = {torch.bfloat16, torch.float16}
 
 
 class PanaceaModel(BaseTuner):
@@ -101,6 +104,18 @@ class PanaceaModel(BaseTuner):
             super()._replace_module(parent, child_name, new_module, child)
         else:
             setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        """PEFT calls this once before it merges any layer."""
+        super()._check_merge_allowed()
+        layers = (module for module in self.modules() if isinstance(module, PanaceaLayer))
+        if half := HALF & {layer.get_base_layer().weight.dtype for layer in layers}:
+            warnings.warn(
+                f"Merging rounds every adapted weight to {half.pop()} once more, which moves the logits about as much "
+                "as this dtype does by itself, and unmerging does not give the weights back exactly. Call "
+                "`model.float()` first and leave the merged model in float32, or keep the adapter unmerged.",
+                stacklevel=3,
+            )
 
     def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **kwargs)
