@@ -18,8 +18,8 @@ class IterateAverage(TrainerCallback):
     """Leaves the model at the mean of its trained parameters after each step of the last `share` of a training.
 
     The mean of the iterates of a constant or slowly falling learning rate lies where the noise of single steps has
-    cancelled (Polyak & Juditsky 1992). What is saved while training are the iterates themselves; beside each checkpoint
-    lies the sum so far, so that a run that goes on ends with the mean that it would have ended with.
+    cancelled (Polyak & Juditsky 1992). What is saved while training are the iterates themselves; beside each
+    checkpoint lies the sum so far, so that a run that goes on ends with the mean that it would have ended with.
 
     Args:
         share: Of the steps, above 0 and at most 1.
