@@ -26,8 +26,8 @@ COMPLETIONS = {"completions/mean_length": 36.4, "completions/clipped_ratio": 0.1
     [
         (
             {**HELPFUL, **BRIEF, "kl": 3.1, **COMPLETIONS},
-            "helpful 0.12 → 0.55  brief -15.2 → -6.84  (reward, low → high own weight)  KL 3.10  36 tokens  ended 81 %  "
-            "steers",
+            "helpful 0.12 → 0.55  brief -15.2 → -6.84  (reward, low → high own weight)  KL 3.10  36 tokens  "
+            "ended 81 %  steers",
         ),
         (
             {**of_reward("helpful", 0.12, 0.55, 0.3), **BRIEF, "kl": None},

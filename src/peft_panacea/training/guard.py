@@ -22,7 +22,8 @@ as much as the entropy, and by the KL divergence. Share cut off: half of all com
 
 ADVICE = (
     "raise `beta` (now {beta}), which holds the model near the base model; lower `learning_rate` (now "
-    "{learning_rate}); take fewer steps; read what the rewards pay for, since words that are no words may please a count"
+    "{learning_rate}); take fewer steps; read what the rewards pay for, since words that are no words may please a "
+    "count"
 )
 CUT_OFF = "; raise `max_completion_length` (now {max_completion_length}) if answers are meant to be that long"
 
