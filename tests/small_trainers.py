@@ -229,6 +229,21 @@ def generate_together(rank: int, folder: Path, options: dict[str, Any]) -> dict[
     return {"adapter": arrays, "rollouts": rollouts}
 
 
+def steer_together(rank: int, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Train GRPO as one process of the group; its own preferences, lengths, and the last log."""
+    seen = []
+
+    class Recording(GRPO):
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            output = super()._generate_and_score_completions(inputs)
+            texts = self.processing_class.batch_decode(output["completion_ids"], skip_special_tokens=True)
+            seen.append((output["preference"].tolist(), length(texts)))
+            return output
+
+    trainer = trained(Recording, folder / str(rank), **options)
+    return {"seen": seen, "log": [entry for entry in trainer.state.log_history if "loss" in entry][-1]}
+
+
 def normalise_twice(rank: int, folder: Path) -> list[Any]:
     """Measure the rewards' constants as one process of the group, and read them; each has a folder of its own."""
 

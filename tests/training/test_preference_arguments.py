@@ -23,9 +23,9 @@ def test_a_share_of_vertices_that_is_given_has_precedence():
 FLAGS = [
     "--preference_per", "batch", "--preference_distribution", "dirichlet", "--preference_concentration", "2",
     "--vertex_probability", "0.25", "--aggregation", "tchebycheff", "--ideal_point", "0.5", "1.5",
-    "--smoothing", "0.2",
+    "--smoothing", "0.2", "--steering_rows", "4",
 ]  # fmt: skip
-PARSED = PreferenceArguments("batch", "dirichlet", 2.0, 0.25, "tchebycheff", [0.5, 1.5], 0.2)
+PARSED = PreferenceArguments("batch", "dirichlet", 2.0, 0.25, "tchebycheff", [0.5, 1.5], 0.2, 4)
 
 
 def test_every_field_is_a_flag():
@@ -44,6 +44,7 @@ def test_trl_reads_the_flags_next_to_its_own(tmp_path):
         ("preference_per", "step", r"`preference_per` must be one of \['row', 'batch'\], but got 'step'"),
         ("aggregation", "max", "`aggregation` must be one of .*'smooth_tchebycheff'.*, but got 'max'"),
         ("smoothing", 0.0, "`smoothing` must be greater than 0, but got 0.0"),
+        ("steering_rows", -1, "`steering_rows` must be at least 0, but got -1"),
         ("smoothing", float("nan"), "`smoothing` must be greater than 0, but got nan"),
         ("preference_distribution", "beta", "`distribution` must be one of .*, but got 'beta'"),
         ("preference_concentration", 0.5, "`concentration` must be 1 unless `distribution` is 'dirichlet'"),

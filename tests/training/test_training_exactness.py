@@ -13,6 +13,7 @@ import torch
 
 import small_trainers as worker
 from peft_panacea.training import PreferenceArguments
+from peft_panacea.training.steering_log import SteeringLog
 from small_trainers import BATCH, DPO, GRPO, KINDS, PROCESSES, ROW, SFT, Plain, adapter, difference, make, trained
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
@@ -140,6 +141,26 @@ def test_two_processes_share_the_preference_of_a_prompt(on_every_process, prefer
         groups = torch.tensor(advantages_0 + advantages_1).view(3, 2)
         torch.testing.assert_close(groups.sum(dim=1), torch.zeros(3), rtol=0, atol=1e-4)
     assert rollouts[0][0][1] != rollouts[1][0][1]
+
+
+@pytest.mark.parametrize("preferences", [ROW, BATCH], ids=["row", "batch"])
+def test_two_processes_log_the_steering_of_all_completions(on_every_process, preferences, tmp_path):
+    """As one would by hand, from the completions of both. Three of each, so that one prompt is spread over both."""
+    steps, together = (8, 2) if preferences is ROW else (18, 6)
+    options = {
+        "preferences": preferences, "per_device_train_batch_size": 3, "num_generations": 2, "max_steps": steps,
+        "learning_rate": 3e-2,
+    }  # fmt: skip
+    ranks = on_every_process(worker.steer_together, tmp_path, options)
+    by_hand = SteeringLog(worker.OBJECTIVES)
+    for (rows_0, lengths_0), (rows_1, lengths_1) in zip(*(rank["seen"] for rank in ranks), strict=True):
+        rewards = torch.tensor(lengths_0 + lengths_1).view(-1, together).mean(dim=1)
+        by_hand.add(torch.tensor(rows_0 + rows_1)[::together], rewards[:, None].expand(-1, 2))
+    expected = {key: value for key, value in by_hand.numbers().items() if "sunny" in key}
+    assert expected.keys() == {f"steering/sunny/{what}" for what in ("low", "high", "gap", "error")}
+    for rank in ranks:
+        assert {key: rank["log"][key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert ranks[0]["log"]["base_log_perplexity"] == ranks[1]["log"]["base_log_perplexity"]
 
 
 def test_two_processes_have_the_same_constants_of_the_rewards(on_every_process, tmp_path):

@@ -58,6 +58,13 @@ class PreferenceArguments:
         },
     )
     smoothing: float = field(default=0.1, metadata={"help": "Temperature of the smooth Tchebycheff aggregation, > 0."})
+    steering_rows: int = field(
+        default=8,
+        metadata={
+            "help": "Rows of each objective, ≥ 0, the first of the evaluation data, on which every log tries whether "
+            "losses are steered; 0 tries nothing. Rewards need none: their log looks at the completions of training."
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -68,6 +75,8 @@ class PreferenceArguments:
                 raise ValueError(f"`{name}` must be one of {list(allowed)}, but got {getattr(self, name)!r}.")
         if not self.smoothing > 0:
             raise ValueError(f"`smoothing` must be greater than 0, but got {self.smoothing}.")
+        if self.steering_rows < 0:
+            raise ValueError(f"`steering_rows` must be at least 0, but got {self.steering_rows}.")
         self.sampler(2, seed=0)
 
     def sampler(self, objectives: int, seed: int, vertex_probability: float = 0.0) -> PreferenceSampler:

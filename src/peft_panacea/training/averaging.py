@@ -44,7 +44,7 @@ class IterateAverage(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step <= math.floor(state.max_steps * (1 - self.share)):
+        if state.global_step <= math.floor(state.max_steps * (1 - self.share) + 1e-9):  # 1 - 0.9 is less than 0.1
             return
         self.steps += 1
         for name, parameter in _trained(model):

@@ -10,6 +10,7 @@ from ..seeding import derive
 from ..tuner.steering import find_layer, get_objectives, preference_kept
 from ..tuner.svd import PanaceaSVD
 from .arguments import PreferenceArguments
+from .line import SteeringLine
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -49,6 +50,7 @@ class PreferenceMixin(Trainer):
         for module in self.model.modules():
             if isinstance(module, PanaceaSVD):
                 module.restore_diagonal()  # TRL casts the adapters of quantised models; DDP is not yet around it
+        self.add_callback(SteeringLine)
 
     def _draw(self, n: int | None, key: dict[str, int], objective: Tensor | None = None) -> Tensor:
         """The preferences of n rows [n, m], or one for all of them [m] if n is None.

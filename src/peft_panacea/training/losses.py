@@ -19,6 +19,7 @@ from ..tuner.steering import preference_kept, set_preference
 from .base import PreferenceMixin
 from .batches import ObjectiveCollator, ObjectiveSampler, by_objective
 from .forward import SharedForward
+from .probe import LossProbe
 
 
 class ObjectiveLossMixin(PreferenceMixin):
@@ -68,6 +69,7 @@ class ObjectiveLossMixin(PreferenceMixin):
         self._measured: Tensor | None = None  # the preference under which `measure` evaluates
         self._aggregation = self.preference_args.aggregate()
         self._objective_losses: list[Tensor] = []
+        self._probe: LossProbe | None = None
         # If every row is labelled on every objective, one forward serves them all.
         labelled = columns is not None and "objective_labels" in columns and "objective" not in columns
         self._one_forward = labelled and bool(torch.tensor(self.train_dataset["objective_labels"][:]).all())
@@ -163,11 +165,16 @@ class ObjectiveLossMixin(PreferenceMixin):
         zero_with_gradient = of_this_process - of_this_process.detach()
         return self._aggregation(over_processes, preference) + (factors * zero_with_gradient).sum()
 
+    # What is logged
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._objective_losses:
             means = torch.stack(self._objective_losses).mean(dim=0).tolist()
             logs = {**logs, **{f"{name}_loss": mean for name, mean in zip(self.objectives, means, strict=True)}}
             self._objective_losses.clear()
+        if "loss" in logs and self.preference_args.steering_rows and len(self.objectives) > 1:
+            self._probe = self._probe or LossProbe(self)
+            logs = {**logs, **self._probe.numbers()}
         super().log(logs, *args, **kwargs)
 
     # The losses of the model as it is

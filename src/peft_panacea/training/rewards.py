@@ -16,7 +16,10 @@ from ..front.processes import first_does
 from ..tuner.steering import set_preference
 from . import identity, normalisation
 from .base import PreferenceMixin
+from .base_likelihood import base_log_perplexity
+from .guard import DegenerationGuard
 from .measuring import generation_settings, prompts_and_columns, reward_functions
+from .steering_log import SteeringLog
 
 NORMALISATION = "reward_normalisation.json"
 
@@ -77,6 +80,8 @@ class ObjectiveRewardMixin(PreferenceMixin):
         self._aggregation = self.preference_args.aggregate(sign=-1)
         self.reward_normalisation = torch.zeros(m), torch.ones(m)
         self._preferences = torch.empty(0, m)
+        self._steering = SteeringLog(self.objectives)
+        self._last_logps = torch.empty(0)
 
     # Rollouts
 
@@ -95,6 +100,10 @@ class ObjectiveRewardMixin(PreferenceMixin):
             self._last_loaded_step = -1  # the engine has the weights of another preference
         output = super()._generate_and_score_completions(inputs)
         output["preference"] = of_this_process.to(self.accelerator.device)
+        if self.model.training:
+            log_perplexity = base_log_perplexity(self, output, self._last_logps)  # of the reference, if TRL has one
+            self._metrics["train"]["base_log_perplexity"].append(log_perplexity)
+            self._tell_guards("base_log_perplexity", "completions/clipped_ratio")
         return output
 
     def _steer_rows(self, rows: Tensor) -> None:
@@ -119,6 +128,9 @@ class ObjectiveRewardMixin(PreferenceMixin):
         mean, std = (constant.to(rewards.device) for constant in self.reward_normalisation)
         normalised = (rewards - mean) / std
         preferences = self._preferences.to(rewards.device)
+        if self.model.training:
+            together = self.num_generations if self._per_row else len(rewards)
+            self._steering.add(preferences[::together], rewards.unflatten(0, (-1, together)).nanmean(dim=1))
         if self._normalised_first:
             self.reward_weights = self._factors(normalised.nanmean(dim=0), preferences[0])
             return rewards  # TRL normalises them in each group
@@ -147,9 +159,11 @@ class ObjectiveRewardMixin(PreferenceMixin):
         # The trainer goes through the rows of a generation in chunks; each chunk needs the preferences of its rows.
         n = len(input_ids)
         if batch_size is None or batch_size >= n:
-            return super()._get_per_token_logps_and_entropies(
+            found = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs
             )
+            self._last_logps = found[0].detach()
+            return found
         if any(isinstance(value, Tensor) for value in kwargs.values()):
             raise ValueError("`train_dataset` must not have images with a `batch_size` smaller than the generation.")
         rows, parts = self._rows, []
@@ -162,11 +176,26 @@ class ObjectiveRewardMixin(PreferenceMixin):
                 )
             )
         self._steer_rows(rows)
-        return tuple(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))
+        found = tuple(None if values[0] is None else torch.cat(values) for values in zip(*parts, strict=True))
+        self._last_logps = found[0].detach()
+        return found
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._steer_rows(inputs["preference"])  # what evaluation or a later generation set in between is undone
-        return super()._compute_loss(model, inputs)
+        loss = super()._compute_loss(model, inputs)
+        if self.model.training:
+            self._tell_guards("entropy")
+        return loss
+
+    # What is logged
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        super().log({**logs, **self._steering.numbers()} if "loss" in logs else logs, *args, **kwargs)
+
+    def _tell_guards(self, *names: str) -> None:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, DegenerationGuard):
+                callback.see({name: self._metrics["train"][name][-1] for name in names})
 
     # Rewards of the model as it is
 
