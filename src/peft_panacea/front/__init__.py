@@ -2,7 +2,7 @@
 
 from .choose import Choice
 from .compare import compare, nadir, over_seeds
-from .measure import evaluate_front
+from .measure import evaluate_base, evaluate_front
 from .report import describe, describe_choice, describe_comparison
 from .result import Front
 
@@ -13,6 +13,7 @@ __all__ = [
     "describe",
     "describe_choice",
     "describe_comparison",
+    "evaluate_base",
     "evaluate_front",
     "nadir",
     "over_seeds",
