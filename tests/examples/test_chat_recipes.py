@@ -268,3 +268,26 @@ def test_answers_at_five_preferences(run, adapter, tmp_path, capsys):
     assert printed.count("few ") == 10
     assert "w11 w12" in printed
     assert "\nw12 w13" not in printed
+
+
+def test_the_committed_configurations_in_the_order_of_the_page(run, model, rewards, tmp_path):
+    """With a small model, few steps and few tokens in place of theirs."""
+    chat, common = EXAMPLES / "chat", ["--model_name_or_path", model]
+    short = [*common, "--max_steps", 1, "--save_strategy", "no", "--held_out", 2, "--report_to", "none"]
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"w{i} w{i + 1}"} for i in range(10, 20)])
+    names = ["--config", chat / "answers.yaml", "--data", prompts, "--rewards", *rewards]
+    run("data/answers.py", *common, *names, "--output_dir", tmp_path, "--max_new_tokens", 4)
+    for name, rows in (("sft", "best.jsonl"), ("dpo", "answers.jsonl")):
+        files = ["--config", chat / f"{name}.yaml", "--data", tmp_path / rows, "--output_dir", tmp_path / name]
+        run(f"recipes/{name}.py", *files, *short)
+        assert Front.from_json(tmp_path / name / "front.json").scores.shape == (5, 1, 2)
+    files = ["--config", chat / "rlhf.yaml", "--data", prompts, "--output_dir", tmp_path / "rlhf"]
+    run("recipes/rlhf.py", "rloo", *files, *short, "--rewards", *rewards, "--max_completion_length", 4)
+    assert Front.from_json(tmp_path / "rlhf" / "front.json").objectives == ("polite", "brief")
+
+    held_out = tmp_path / "rlhf" / "held_out.json"
+    pairs = [f"{name}={reward}" for name, reward in zip(("polite", "brief"), rewards, strict=True)]
+    flags = ["--prompts", held_out, "--max_new_tokens", 4]
+    run("front.py", tmp_path / "rlhf", *flags, "--rewards", *pairs, "--output", tmp_path / "front", "--steps", 2)
+    assert Front.from_json(tmp_path / "front" / "front.json").scores.shape == (3, 2, 2)
+    run("answer.py", tmp_path / "rlhf", *flags)

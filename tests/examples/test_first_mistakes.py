@@ -84,6 +84,8 @@ def mistake(monkeypatch, tmp_path):
     rows = [{"prompt": f"w{i}", "completion": "w4", "objective": "a"} for i in range(3, 9)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.jsonl").write_text('{"text": "w3"}\n')
     adapter = {"peft_type": "PANACEA", "objectives": ["a", "b"], "base_model_name_or_path": str(model)}
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
@@ -116,7 +118,7 @@ RL = f"rloo {MODEL} --held_out 2"
         ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length long", "`spec` must be one of"),
         ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length length --held_out 4", "`--held_out` must be"),
         ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length length --held_out -1", "`--held_out` must be"),
-        ("recipes/rlhf.py", f"{RL} --data model --rewards length length", "`--data` must have a column `prompt`"),
+        ("recipes/rlhf.py", f"{RL} --data hub --rewards length length", "`--data` must have a column `prompt`"),
         ("recipes/sft.py", f"{MODEL} --data none.json", "No such file or directory: 'none.json'"),
         (
             "recipes/sft.py",
@@ -124,7 +126,11 @@ RL = f"rloo {MODEL} --held_out 2"
             "must be one of ['c', 'b']",
         ),
         ("recipes/sft.py", f"{MODEL} --data x/y --data_format pku", "`--data_format` must be one of"),
-        ("recipes/sft.py", f"{MODEL} --data rows.json --plain --system_prompt w3", "`system_prompt` must be None"),
+        (
+            "recipes/sft.py",
+            f"{MODEL} --data rows.json --held_out 2 --plain --system_prompt w3",
+            "`system_prompt` must be None",
+        ),
         ("recipes/dpo.py", f"{MODEL} --data rows.json --average 2", "`--average` must be between 0 and 1, but got 2"),
         (
             "recipes/dpo.py",
