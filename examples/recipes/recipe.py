@@ -38,7 +38,7 @@ def parse(recipe: type[RecipeArguments], config: type[Any]) -> tuple[Any, Prefer
         preferences = replace(preferences, preference_per="batch")
     args.model_init_kwargs = {"dtype": arguments.dtype, **(args.model_init_kwargs or {})}
     if not (has_bf16 or args.bf16) and args.process_index == 0:
-        print("bf16 is off, because torch finds no accelerator that has it.")
+        print(f"bf16 autocast is off: torch finds no accelerator that has it. Frozen weights: {arguments.dtype}.")
     return arguments, preferences, args
 
 

@@ -10,6 +10,7 @@ import torch
 from peft import get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import is_torch_bf16_gpu_available
 
 from conftest import load_script, randomise
 from peft_panacea import PanaceaConfig
@@ -116,7 +117,8 @@ def test_rl_on_conversations(algorithm, source, run, model, rewards, tmp_path, c
     assert len(held_out) == 2
     assert all(prompt in expected for prompt in held_out)
     printed = capsys.readouterr().out
-    assert "bf16 is off, because torch finds no accelerator that has it." in printed or torch.cuda.is_available()
+    is_off = "bf16 autocast is off: torch finds no accelerator that has it. Frozen weights: float32." in printed
+    assert is_off is not is_torch_bf16_gpu_available()
     assert (
         "6 prompts, the base model, 2 completions each: 12 completions of up to 4 tokens, in 2 batches of 8."
         in printed
@@ -214,7 +216,7 @@ def test_bf16_is_used_where_torch_has_it_unless_a_flag_says_otherwise(has_bf16, 
         return script.parse(script.RecipeArguments, SFTConfig)[2]
 
     assert parsed().bf16 is has_bf16
-    assert ("bf16 is off" in capsys.readouterr().out) is not has_bf16
+    assert ("bf16 autocast is off" in capsys.readouterr().out) is not has_bf16
     assert parsed("--bf16", "false").bf16 is False
     assert parsed("--fp16", "true").bf16 is False
     if not has_bf16:

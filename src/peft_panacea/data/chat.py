@@ -49,8 +49,6 @@ def chat_row(row: dict[str, Any], system_prompt: str | None = None) -> dict[str,
     White space around a completion, which separated it from its prompt, goes; the template separates them.
     """
     said = {
-        name: [{"role": "assistant", "content": row[name].strip()}]
-        for name in SAID
-        if isinstance(row.get(name), str)
+        name: [{"role": "assistant", "content": row[name].strip()}] for name in SAID if isinstance(row.get(name), str)
     }
     return {**row, "prompt": chat_prompt(row["prompt"], system_prompt), **said}
