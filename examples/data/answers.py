@@ -3,57 +3,94 @@
     python examples/data/answers.py --config examples/storyteller/answers.yaml
 
 Writes `answers.jsonl`, every prompt with its answers and their scores, for DPO, and `best.jsonl`, for every prompt and
-objective the answer that it scores highest, for SFT.
+objective the answer that it scores highest, for SFT. A conversation is answered through the model's chat template, and
+so is a text if there is one; their rows are conversations.
 """
 
+import argparse
 import json
-from dataclasses import dataclass, field
+import sys
 from pathlib import Path
 
-import torch
-from tqdm.auto import trange
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import TrlParser
 
-from peft_panacea.completions import sample
-from peft_panacea.data import json_prompts
-from peft_panacea.rewards import load_reward
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Sample a model's answers and judge them by rewards.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, help="YAML file of flags; those of the command have precedence")
+    parser.add_argument("--model_name_or_path", required=True, help="causal language model, on the Hub or in a folder")
+    parser.add_argument("--data", type=Path, required=True, help="JSON file of prompts, texts or conversations")
+    parser.add_argument("--objectives", nargs="+", required=True, help="names, in the order of the rewards")
+    parser.add_argument("--rewards", nargs="+", required=True, help="see `peft_panacea.rewards.load_reward`")
+    parser.add_argument("--system_prompt", metavar="TEXT", help="in front of every conversation that has none")
+    parser.add_argument("--plain", action="store_true", help="continue texts as they are, despite a chat template")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/answers"), help="folder")
+    parser.add_argument("--answers", type=int, default=8, help="answers to each prompt")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer, at most")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling")
+    parser.add_argument("--greedy", action="store_true", help="one answer, of the likeliest tokens")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "auto"], default="float32")
+    parser.add_argument("--batch_size", type=int, default=64, help="answers sampled at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    args = parser.parse_args(with_config(sys.argv[1:]))
+    if len(args.rewards) != len(args.objectives):
+        parser.error(f"`--rewards` must be one for each of {args.objectives}, but got {args.rewards}.")
+    if args.greedy:
+        args.answers = 1  # the others would be the same
+    return args
 
 
-@dataclass
-class AnswerArguments:
-    """What is asked, who answers, who judges."""
+def with_config(words: list[str]) -> list[str]:
+    """The words of a command, behind those of the YAML file that it names."""
+    import yaml
 
-    model_name_or_path: str = field(metadata={"help": "Causal language model, on the Hub or in a folder."})
-    objectives: list[str] = field(metadata={"help": "Names of the objectives, in the order of the rewards."})
-    rewards: list[str] = field(metadata={"help": "One for each objective, see `peft_panacea.rewards.load_reward`."})
-    data: Path = field(metadata={"help": "JSON file of prompts, texts or conversations."})
-    output_dir: Path = field(default=Path("runs/answers"))
-    answers: int = field(default=8, metadata={"help": "Answers to each prompt."})
-    max_new_tokens: int = 64
-    batch_size: int = field(default=256, metadata={"help": "Answers sampled at once."})
-    seed: int = 0
+    if "--config" not in words[:-1]:
+        return words
+    flags = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text(encoding="utf-8"))
+    given = {name: value if isinstance(value, list) else [value] for name, value in flags.items()}
+    return [word for name, values in given.items() for word in (f"--{name}", *map(str, values))] + words
 
 
-@torch.no_grad()
 def main() -> None:
-    (args,) = TrlParser((AnswerArguments,)).parse_args_and_config()
+    args = parse_arguments()
+    # Imported here, so that what is wrong with the flags and `--help` need not wait for it.
+    import torch
+    from tqdm.auto import trange
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from peft_panacea.completions import sample
+    from peft_panacea.data import chat_prompt, is_chat, json_prompts
+    from peft_panacea.rewards import load_reward
+
+    try:
+        prompts = json_prompts(args.data)
+        tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        if is_chat(prompts[0], tokenizer, plain=args.plain, system_prompt=args.system_prompt):
+            if isinstance(prompts[0], str):
+                print(
+                    "The model has a chat template, and each text is asked as a user's message (--plain: it is not)."
+                )
+            prompts = [chat_prompt(prompt, args.system_prompt) for prompt in prompts]
+        rewards = [load_reward(spec, tokenizer) for spec in args.rewards]
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"{error}") from None
     torch.manual_seed(args.seed)
-    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path)
+    model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if model.num_parameters() < 10_000_000:
         torch.set_num_threads(1)  # on matrices this small a second thread costs more than it gives
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    rewards = [load_reward(spec, tokenizer) for spec in args.rewards]
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    prompts = json_prompts(args.data)
     per_batch = max(1, args.batch_size // args.answers)
+    decoding = {"do_sample": False} if args.greedy else {"temperature": args.temperature}
+    print(f"{len(prompts)} prompts, {args.answers} answers each, of up to {args.max_new_tokens} tokens.")
     with (args.output_dir / "answers.jsonl").open("w") as every, (args.output_dir / "best.jsonl").open("w") as best:
         for start in trange(0, len(prompts), per_batch, desc="answering", unit="batch"):
             some = prompts[start : start + per_batch]
             asked = [prompt for prompt in some for _ in range(args.answers)]
-            answers = sample(model, tokenizer, asked, max_new_tokens=args.max_new_tokens)
+            with torch.no_grad():
+                answers = sample(model, tokenizer, asked, max_new_tokens=args.max_new_tokens, **decoding)
             # A conversation is answered by a message, as TRL's trainers have it.
             texts = [
                 text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -67,10 +104,8 @@ def main() -> None:
                 row = {"prompt": prompt, "responses": texts[group], "scores": scores[group]}
                 every.write(json.dumps(row) + "\n")
                 for name in args.objectives:
-                    winner = max(zip(scores[group], texts[group], strict=True), key=lambda pair, of=name: pair[0][of])[
-                        1
-                    ]
-                    best.write(json.dumps({"prompt": prompt, "completion": winner, "objective": name}) + "\n")
+                    winner = max(range(*group.indices(len(texts))), key=lambda n, of=name: scores[n][of])
+                    best.write(json.dumps({"prompt": prompt, "completion": texts[winner], "objective": name}) + "\n")
     print(f"Wrote answers.jsonl and best.jsonl to {args.output_dir}")
 
 

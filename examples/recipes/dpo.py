@@ -8,11 +8,15 @@ A pair may be labelled on several objectives that disagree, or on one (docs/data
 from the last checkpoint.
 """
 
-from transformers import AutoTokenizer
+from flags import answer_help
+
+answer_help(__doc__, "DPO")
+
 from trl import DPOConfig, DPOTrainer
 
+from arguments import RecipeArguments, in_one_sentence
 from peft_panacea.training import ObjectiveLossMixin
-from recipe import RecipeArguments, parse, run
+from recipe import parse, run
 
 
 class PanaceaDPOTrainer(ObjectiveLossMixin, DPOTrainer):
@@ -21,17 +25,20 @@ class PanaceaDPOTrainer(ObjectiveLossMixin, DPOTrainer):
 
 def main() -> None:
     recipe, preferences, args = parse(RecipeArguments, DPOConfig)
-    train, held_out = recipe.split(recipe.rows())
+    tokenizer = recipe.tokenizer()
+    with in_one_sentence():
+        train, held_out = recipe.split(recipe.rows(), tokenizer)
     trainer = PanaceaDPOTrainer(
         model=recipe.model_name_or_path,
         args=args,
         train_dataset=train,
         eval_dataset=held_out,
-        processing_class=AutoTokenizer.from_pretrained(recipe.model_name_or_path),
+        processing_class=tokenizer,
         peft_config=recipe.peft_config(),
         preference_args=preferences,
+        callbacks=recipe.callbacks(),
     )
-    run(trainer, recipe, "loss on held-out pairs, log 2 = 0.693 at the start")
+    run(trainer, recipe, held_out, "loss on held-out pairs, log 2 = 0.693 at the start")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,23 @@ once and stored as `reward_normalisation.json`. The same command again goes on f
 """
 
 import sys
-from dataclasses import dataclass, field
 
-from transformers import AutoTokenizer
+from flags import answer_help
+
+ALGORITHM = sys.argv.pop(1) if sys.argv[1:2] in (["grpo"], ["rloo"]) else None
+answer_help(__doc__, (ALGORITHM or "rloo").upper(), "RewardArguments")
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from arguments import RecipeArguments, in_one_sentence
+from peft_panacea.front import describe_work
 from peft_panacea.rewards import load_reward
-from peft_panacea.training import ObjectiveRewardMixin
-from recipe import RecipeArguments, parse, run
+from peft_panacea.training import DegenerationGuard, ObjectiveRewardMixin
+from recipe import parse, run
 
 
 class PanaceaGRPOTrainer(ObjectiveRewardMixin, GRPOTrainer):
@@ -44,29 +53,48 @@ class RewardArguments(RecipeArguments):
     normalisation_prompts: int = field(
         default=64, metadata={"help": "Prompts for the rewards' mean and standard deviation; 0: rewards as they are."}
     )
+    guard: Literal["stop", "warn", "off"] = field(
+        default="stop", metadata={"help": "What to do when the completions degenerate (docs/training.md)."}
+    )
     samples: int = field(default=8, metadata={"help": "Completions of a held-out prompt under a preference."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.rewards) != len(self.objectives):
+            raise ValueError(f"`--rewards` must be one for each of {self.objectives}, but got {self.rewards}.")
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return super().callbacks() + ([] if self.guard == "off" else [DegenerationGuard(self.guard)])
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in ALGORITHMS:
-        raise SystemExit("usage: rlhf.py {grpo,rloo} [flags, see --help after the algorithm]")
-    trainer_class, config = ALGORITHMS[sys.argv.pop(1)]
+    if ALGORITHM is None:
+        raise SystemExit("usage: rlhf.py {grpo,rloo} [flags, see --help]")
+    trainer_class, config = ALGORITHMS[ALGORITHM]
     recipe, preferences, args = parse(RewardArguments, config)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.model_name_or_path)
-    train, held_out = recipe.split(recipe.prompts())
+    tokenizer = recipe.tokenizer()
+    with in_one_sentence():
+        train, held_out = recipe.split(recipe.prompts(), tokenizer)
+        rewards = [load_reward(spec, tokenizer) for spec in recipe.rewards]
     trainer = trainer_class(
         model=recipe.model_name_or_path,
         args=args,
-        reward_funcs=[load_reward(spec, tokenizer) for spec in recipe.rewards],
+        reward_funcs=rewards,
         train_dataset=train,
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=recipe.peft_config(),
         preference_args=preferences,
+        callbacks=recipe.callbacks(),
     )
     if recipe.normalisation_prompts:
-        trainer.normalise_rewards(train.select(range(min(recipe.normalisation_prompts, len(train)))))
-    run(trainer, recipe, "mean reward of held-out prompts", samples=recipe.samples)
+        some = train.select(range(min(recipe.normalisation_prompts, len(train))))
+        if trainer.is_world_process_zero():
+            sizes = args.num_generations, args.per_device_eval_batch_size, args.max_completion_length
+            print("Mean and standard deviation of the rewards, unless reward_normalisation.json has them")
+            print(f"(--normalisation_prompts 0: none):\n{describe_work(len(some), 0, *sizes)}.")
+        trainer.normalise_rewards(some)
+    run(trainer, recipe, held_out, "mean reward of held-out prompts", samples=recipe.samples)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,15 @@ The rows of `--data` say which objective they belong to (docs/data.md). The same
 checkpoint; with `accelerate launch` it runs on many GPUs.
 """
 
-from transformers import AutoTokenizer
+from flags import answer_help
+
+answer_help(__doc__, "SFT")
+
 from trl import SFTConfig, SFTTrainer
 
+from arguments import RecipeArguments, in_one_sentence
 from peft_panacea.training import ObjectiveLossMixin
-from recipe import RecipeArguments, parse, run
+from recipe import parse, run
 
 
 class PanaceaSFTTrainer(ObjectiveLossMixin, SFTTrainer):
@@ -19,17 +23,20 @@ class PanaceaSFTTrainer(ObjectiveLossMixin, SFTTrainer):
 
 def main() -> None:
     recipe, preferences, args = parse(RecipeArguments, SFTConfig)
-    train, held_out = recipe.split(recipe.rows())
+    tokenizer = recipe.tokenizer()
+    with in_one_sentence():
+        train, held_out = recipe.split(recipe.rows(), tokenizer)
     trainer = PanaceaSFTTrainer(
         model=recipe.model_name_or_path,
         args=args,
         train_dataset=train,
         eval_dataset=held_out,
-        processing_class=AutoTokenizer.from_pretrained(recipe.model_name_or_path),
+        processing_class=tokenizer,
         peft_config=recipe.peft_config(),
         preference_args=preferences,
+        callbacks=recipe.callbacks(),
     )
-    run(trainer, recipe, "loss on held-out rows, nats per token")
+    run(trainer, recipe, held_out, "loss on held-out rows, nats per token")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from conftest import load_script
 from peft_panacea.front import Front, describe
+from small_tokenizers import word_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -117,11 +118,11 @@ def test_ten_objectives(recipe, answers, tmp_path):
 
 
 def test_held_out_prompts_are_not_trained_on(answers):
-    module = load_script(FOLDER / "recipe.py")
+    module = load_script(FOLDER / "arguments.py")
     arguments = module.RecipeArguments(
         "m", ["cheerful", "brief", "spoken"], str(answers / "answers.jsonl"), held_out=3
     )
-    train, held_out = arguments.split(arguments.rows())
+    train, held_out = arguments.split(arguments.rows(), word_tokenizer(chat_template=None))
     assert len(set(held_out["prompt"])) == 3
     assert not set(train["prompt"]) & set(held_out["prompt"])
     assert len(train) + len(held_out) == len(arguments.rows())

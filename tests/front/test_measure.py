@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from conftest import llama, randomise, steered, t5
 from peft_panacea import PanaceaConfig
-from peft_panacea.front import Front, evaluate_front
+from peft_panacea.front import Front, evaluate_base, evaluate_front
 from peft_panacea.front.answers import SteeredModel
 from peft_panacea.rewards import Brevity, conciseness, dialogue_share, length, sentence_length
 from peft_panacea.simplex import simplex_grid
@@ -512,3 +512,25 @@ def test_models_that_are_refused(model, tokenizer, tmp_path):
     model.merge_adapter()
     with pytest.raises(RuntimeError, match="`model` must not be merged"):
         ask(model, tokenizer=tokenizer)
+
+
+def test_the_base_model_alone(tokenizer):
+    model = steered(llama(), task_type="CAUSAL_LM", objectives=["a", "b"])
+    options = {"tokenizer": tokenizer, "samples": 2, "batch_size": 4, **TEXT}
+    scores = evaluate_base(model, PROMPTS, REWARDS, **options)
+    assert scores.shape == (len(PROMPTS), 2, 2)
+    assert np.array_equal(scores.mean(axis=1), evaluate_front(model, PROMPTS, REWARDS, GRID, **options).base)
+
+
+def test_the_base_model_alone_goes_on_from_its_record(tmp_path):
+    options = {"samples": 3, "batch_size": 4, "record": tmp_path / "record.jsonl"}
+    asked = []
+
+    def model(prompts, preferences):
+        asked.append(preferences)
+        return echo(prompts, preferences)
+
+    first = evaluate_base(model, PROMPTS, REWARDS, **options)
+    assert asked == [None] * 4
+    assert np.array_equal(evaluate_base(model, PROMPTS, REWARDS, **options), first)
+    assert asked == [None] * 4

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from peft_panacea.front import Front, compare, describe, describe_choice, describe_comparison, uncertainty
+from peft_panacea.front import (
+    Front,
+    compare,
+    describe,
+    describe_choice,
+    describe_comparison,
+    describe_work,
+    uncertainty,
+)
 from small_fronts import LINE, TRIANGLE, front
 
 
@@ -90,3 +98,13 @@ def test_a_comparison_has_a_line_for_every_metric():
     row = report["hypervolume"]
     numbers = f"{row['this']:.3f} {row['other']:.3f} {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
     assert " ".join(found["hypervolume"].split()) == numbers
+
+
+@pytest.mark.parametrize(
+    ("preferences", "asked", "completions", "batches"),
+    [(3, "3 preferences and the base model", "1,000 completions", 24 + 8), (0, "the base model", "250", 8)],
+)
+def test_what_is_going_to_be_sampled(preferences, asked, completions, batches):
+    text = describe_work(125, preferences, 2, 32, 48)
+    assert text.startswith(f"125 prompts, {asked}, 2 completions each: {completions}")
+    assert text.endswith(f"of up to 48 tokens, in {batches} batches of 32")

@@ -3,11 +3,11 @@
 import json
 import logging
 
-import numpy as np
 import pytest
 import torch
 
-from peft_panacea.front import evaluate_front
+from peft_panacea.front import evaluate_base
+from peft_panacea.front.answers import SteeredModel
 from peft_panacea.training.identity import digest
 from small_trainers import GRPO, few_a, length, make
 
@@ -28,19 +28,28 @@ def test_constants_are_those_of_the_model_without_its_adapter(tmp_path):
     fresh = constants(tmp_path / "fresh", random_adapter=False)
     assert torch.equal(constants(tmp_path / "random"), fresh)
     trainer = make(GRPO, tmp_path, random_adapter=False)
-    front = evaluate_front(
+    scores = evaluate_base(
         trainer.model,
         some_prompts(trainer)["prompt"][:],
         {"sunny": length, "rainy": few_a},
-        [[0.5, 0.5]],
         tokenizer=trainer.processing_class,
         samples=4,  # completions of a prompt in training
         batch_size=8,
         seed=3,
         generation_config=trainer.generation_config,
     )
-    torch.testing.assert_close(fresh[0], torch.tensor(front.base_values, dtype=torch.float32))
-    torch.testing.assert_close(fresh, torch.from_numpy(np.array(front.normalisation)).float())
+    each = torch.from_numpy(scores.reshape(-1, 2)).float()
+    torch.testing.assert_close(fresh, torch.stack([each.mean(0), each.std(0)]))
+
+
+def test_only_the_model_without_its_adapter_is_asked_for_constants(tmp_path, monkeypatch):
+    asked = []
+    answer = SteeredModel.__call__
+    monkeypatch.setattr(
+        SteeredModel, "__call__", lambda self, prompts, p: asked.append((len(prompts), p)) or answer(self, prompts, p)
+    )
+    constants(tmp_path)
+    assert asked == [(8, None), (8, None)]  # four prompts, four completions of each
 
 
 def test_constants_are_read_again_with_the_same_rewards_and_prompts(tmp_path, caplog, monkeypatch):
@@ -49,7 +58,7 @@ def test_constants_are_read_again_with_the_same_rewards_and_prompts(tmp_path, ca
     assert stored.keys() == {"rewards", "prompts", "mean", "std"}
     assert stored["rewards"] == {"sunny": f"length {digest(length)}", "rainy": f"few_a {digest(few_a)}"}
     assert torch.tensor(list(stored["std"].values())).tolist() == measured[1].tolist()
-    monkeypatch.setattr(GRPO, "measure", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr(GRPO, "_measured_constants", lambda *_, **__: pytest.fail("measured again"))
     assert torch.equal(constants(tmp_path), measured)
     assert not caplog.records
 

@@ -2,8 +2,8 @@
 
 from .choose import Choice
 from .compare import compare, nadir, over_seeds
-from .measure import evaluate_front
-from .report import describe, describe_choice, describe_comparison
+from .measure import evaluate_base, evaluate_front
+from .report import describe, describe_choice, describe_comparison, describe_work
 from .result import Front
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "describe",
     "describe_choice",
     "describe_comparison",
+    "describe_work",
+    "evaluate_base",
     "evaluate_front",
     "nadir",
     "over_seeds",

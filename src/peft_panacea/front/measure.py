@@ -88,9 +88,72 @@ def evaluate_front(
             prompts, or a record of something else.
         RuntimeError: the model's adapter is merged.
     """
-    weights, columns = double(preferences), columns or {}
+    weights = double(preferences)
     if weights.ndim != 2 or weights.shape[1] != len(rewards) or not weights.size or not np.isfinite(weights).all():
         raise ValueError(f"`preferences` must be finite, of shape (K, {len(rewards)}), but got {weights.shape}.")
+    known, settings = _measured(
+        model,
+        prompts,
+        rewards,
+        weights,
+        base,
+        tokenizer=tokenizer,
+        columns=columns,
+        samples=samples,
+        batch_size=batch_size,
+        seed=seed,
+        record=record,
+        **generation,
+    )
+    return _front(known, weights, len(prompts), samples, list(rewards), {**settings, **(details or {})})
+
+
+def evaluate_base(
+    model: Any,
+    prompts: Sequence[Prompt],
+    rewards: Mapping[str, Callable[..., list[float]]],
+    *,
+    samples: int = 1,
+    **options: Any,
+) -> Array:
+    """Measure what the model without its adapter attains on each of P prompts, and nothing else.
+
+    Args:
+        model: As of `evaluate_front`, like all that follows.
+        prompts: P of them.
+        rewards: Objective → function.
+        samples: Completions of each prompt.
+        options: `tokenizer`, `columns`, `batch_size`, `seed`, `record`, and options of `generate`.
+
+    Returns:
+        [P, samples, m], the scores of every completion.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: As `evaluate_front`.
+    """
+    no_preferences = np.empty((0, len(rewards)))
+    known, _ = _measured(model, prompts, rewards, no_preferences, True, samples=samples, **options)
+    each = [known[-1, p, s][name] for p in range(len(prompts)) for s in range(samples) for name in rewards]
+    return np.array(each).reshape(len(prompts), samples, len(rewards))
+
+
+def _measured(
+    model: Any,
+    prompts: Sequence[Prompt],
+    rewards: Mapping[str, Callable[..., list[float]]],
+    weights: Array,
+    base: bool,
+    *,
+    tokenizer: Any = None,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    samples: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    record: str | Path | None = None,
+    **generation: Any,
+) -> tuple[Mapping[Item, Numbers], dict[str, Any]]:
+    """The numbers of every completion, of the base model's where k is -1, and what they were measured of."""
+    columns = columns or {}
     for name, number in (("samples", samples), ("batch_size", batch_size), ("len(prompts)", len(prompts))):
         if number < 1:
             raise ValueError(f"`{name}` must be at least 1, but got {number}.")
@@ -137,7 +200,7 @@ def evaluate_front(
                 first_does(partial(append_batch, path, batch, texts, numbers))
                 known.update(zip(batch, numbers, strict=True))
                 progress.update()
-    return _front(known, weights, len(prompts), samples, list(rewards), {**settings, **(details or {})})
+    return known, settings
 
 
 def _answerer(

@@ -10,6 +10,17 @@ from .result import Front
 from .summary import IS_EXACT
 
 
+def describe_work(prompts: int, preferences: int, samples: int, batch_size: int, tokens: int) -> str:
+    """What `evaluate_front` is going to sample, with its base model; without preferences what `evaluate_base` is."""
+    of_each = [prompts * samples * preferences, prompts * samples]
+    batches = sum(-(-n // batch_size) for n in of_each)
+    asked = f"{preferences} preferences and the base model" if preferences else "the base model"
+    return (
+        f"{prompts} prompts, {asked}, {samples} completions each: {sum(of_each):,} completions of up to {tokens} "
+        f"tokens, in {batches:,} batches of {batch_size}"
+    )
+
+
 def describe(front: Front) -> str:
     """What each preference and the base model attain, and the metrics, with 95 % intervals over the prompts.
 

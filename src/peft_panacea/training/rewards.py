@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..aggregation import weights
-from ..front import Front, evaluate_front
+from ..front import Front, evaluate_base, evaluate_front
 from ..front.processes import first_does
 from ..tuner.steering import set_preference
 from . import identity, normalisation
@@ -215,21 +215,22 @@ class ObjectiveRewardMixin(PreferenceMixin):
             TypeError: A reward is a torch module or a coroutine function.
             ValueError: There is no one data set, or `evaluate_front` refuses something, such as a reward of None.
         """
+        return evaluate_front(**self._measuring(dataset, options), preferences=preferences)
+
+    def _measuring(self, dataset: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """What `evaluate_front` and `evaluate_base` are told."""
         prompts, columns = prompts_and_columns(self.eval_dataset if dataset is None else dataset)
-        defaults = {
+        return {
+            "model": self.accelerator.unwrap_model(self.model),
+            "prompts": prompts,
+            "rewards": reward_functions(self.objectives, self.reward_funcs),
             "tokenizer": self.processing_class,
             "seed": self.args.seed,
             "batch_size": self.args.per_device_eval_batch_size,
             **generation_settings(self),
             **({"columns": columns} if columns else {}),
+            **options,
         }
-        return evaluate_front(
-            self.accelerator.unwrap_model(self.model),
-            prompts,
-            reward_functions(self.objectives, self.reward_funcs),
-            preferences,
-            **{**defaults, **options},
-        )
 
     def normalise_rewards(self, dataset: Any) -> None:
         """Aggregate (r - mean) / std from now on, measured on the model without its adapter on prompts of `dataset`.
@@ -261,13 +262,12 @@ class ObjectiveRewardMixin(PreferenceMixin):
 
     def _measured_constants(self, dataset: Any) -> dict[str, dict[str, float]]:
         """`mean` and `std` by objective, of the completions of the model without its adapter."""
-        m = len(self.objectives)
-        front = self.measure([[1 / m] * m], dataset, samples=self.num_generations)
-        if front.normalisation is None:
-            assert front.base is not None
-            same = [name for name, column in zip(self.objectives, front.base.T, strict=True) if np.ptp(column) == 0]
+        scores = evaluate_base(**self._measuring(dataset, {"samples": self.num_generations}))
+        each = scores.reshape(-1, len(self.objectives))
+        same = [name for name, column in zip(self.objectives, each.T, strict=True) if np.ptp(column) == 0]
+        if same:
             raise ValueError(
                 f"Every reward must differ between completions to be normalised, but of {same} at least one did not."
             )
-        mean, std = (dict(zip(self.objectives, constant.tolist(), strict=True)) for constant in front.normalisation)
-        return {"mean": mean, "std": std}
+        constants = {"mean": each.mean(axis=0), "std": each.std(axis=0, ddof=1)}
+        return {key: dict(zip(self.objectives, row.tolist(), strict=True)) for key, row in constants.items()}

@@ -1,0 +1,134 @@
+"""The flags that the three recipes share, and the data that they name."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from datasets import Dataset, load_dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+
+from peft_panacea import PanaceaConfig, data
+from peft_panacea.training import IterateAverage
+
+ADAPTER = ("r", "preference_rank", "coordinates", "scaling", "panacea_dropout")
+PAPER = {"r": 8, "preference_rank": 1, "coordinates": "raw", "scaling": "paper"}
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """What a user can mend is said without a traceback."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"{error}") from None
+
+
+@dataclass
+class RecipeArguments:
+    """Flags of every recipe, next to those of `PreferenceArguments` and of the TRL trainer."""
+
+    model_name_or_path: str = field(metadata={"help": "Causal language model, on the Hub or in a folder."})
+    objectives: list[str] = field(metadata={"help": "Names of the objectives, in the order of all else."})
+    data: str = field(metadata={"help": "A .json or .jsonl file (docs/data.md), or a data set of the Hub."})
+    data_format: str | None = field(
+        default=None, metadata={"help": "Of the Hub: the function of `peft_panacea.data`, such as pku_safe_rlhf."}
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "Put in front of every conversation that has none."}
+    )
+    plain: bool = field(
+        default=False, metadata={"help": "Continue texts as they are, although the model has a chat template."}
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = field(
+        default="float32", metadata={"help": "Of the frozen weights; 'auto': as they are stored."}
+    )
+    held_out: int = field(
+        default=64, metadata={"help": "Prompts kept from training, for the front; 0: none, and no front."}
+    )
+    front_steps: int = field(
+        default=4, metadata={"help": "Steps from one objective to another in the final front; 0: no front."}
+    )
+    average: float = field(
+        default=0.0, metadata={"help": "Share of the last steps whose mean the adapter becomes; 0: it stays the last."}
+    )
+    paper: bool = field(
+        default=False,
+        metadata={"help": "The paper's adapter, where no flag says otherwise, and --preference_per batch."},
+    )
+    r: int | None = field(default=None, metadata={"help": "Rank that all objectives share."})
+    preference_rank: int | None = field(default=None, metadata={"help": "Rank that each objective has for itself."})
+    coordinates: Literal["white", "raw"] | None = field(
+        default=None, metadata={"help": "'white': the preference centred, of unit variance. 'raw': the paper's."}
+    )
+    scaling: str | None = field(
+        default=None, metadata={"help": "A factor on the width-aware constant c, or 'paper' for c = 64."}
+    )
+    panacea_dropout: float | None = field(default=None, metadata={"help": "Dropout of the adapter's input."})
+
+    def __post_init__(self) -> None:
+        for name, highest in (("held_out", None), ("front_steps", None), ("average", 1)):
+            value = getattr(self, name)
+            if value < 0 or (highest is not None and value > highest):
+                rule = "at least 0" if highest is None else f"between 0 and {highest}"
+                raise ValueError(f"`--{name}` must be {rule}, but got {value}.")
+        self.peft_config()
+
+    def peft_config(self) -> PanaceaConfig:
+        given = {name: value for name in ADAPTER if (value := getattr(self, name)) is not None}
+        with suppress(ValueError):  # what is no number, 'paper' or not, is the configuration's to judge
+            given["scaling"] = float(given.get("scaling", ""))
+        settings = {**(PAPER if self.paper else {}), **given}
+        return PanaceaConfig(objectives=self.objectives, task_type="CAUSAL_LM", **settings)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        return [IterateAverage(self.average)] if self.average else []
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        with in_one_sentence():
+            return AutoTokenizer.from_pretrained(self.model_name_or_path)
+
+    def rows(self) -> Dataset:
+        """The rows of `--data`, with `objective` or `objective_labels`."""
+        if self.data_format is None:
+            return data.json_preferences(self.data, self.objectives)
+        formats = [name for name in data.__all__ if getattr(data, name).__module__.endswith(".sources")]
+        if self.data_format not in formats:
+            raise ValueError(f"`--data_format` must be one of {formats}, but got {self.data_format!r}.")
+        return getattr(data, self.data_format)(load_dataset(self.data, split="train"))
+
+    def prompts(self) -> Dataset:
+        """The prompts of a JSON file, or the column `prompt` of a data set of the Hub."""
+        if Path(self.data).suffix in (".json", ".jsonl"):
+            return Dataset.from_dict({"prompt": data.json_prompts(self.data)})
+        rows = load_dataset(self.data, split="train")
+        if "prompt" not in rows.column_names:
+            raise ValueError(f"`--data` must have a column `prompt`, but {self.data} has {rows.column_names}.")
+        return rows.select_columns("prompt")
+
+    def split(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset | None]:
+        """The rows for training, and those of the held-out prompts (rows, where there are none), always the same.
+
+        Both as conversations, if the model answers them through its chat template.
+        """
+        has_prompts = "prompt" in rows.column_names
+        keys = list(map(str, rows["prompt"] if has_prompts else range(len(rows))))
+        unique = list(dict.fromkeys(keys))
+        if self.held_out >= len(unique):
+            raise ValueError(
+                f"`--held_out` must be below {len(unique)}, of which it is kept, but got {self.held_out}."
+            )
+        random.Random(0).shuffle(unique)
+        test = set(unique[: self.held_out])
+        first, plain = (rows[0]["prompt"], self.plain) if has_prompts else ("", True)
+        if data.is_chat(first, tokenizer, plain=plain, system_prompt=self.system_prompt):
+            if isinstance(first, str):
+                print(
+                    "The model has a chat template, and each text is asked as a user's message (--plain: it is not)."
+                )
+            rows = rows.map(partial(data.chat_row, system_prompt=self.system_prompt), desc="as conversations")
+        train, held_out = ([i for i, key in enumerate(keys) if (key in test) == wanted] for wanted in (False, True))
+        return rows.select(train), rows.select(held_out) if held_out else None

@@ -1,0 +1,181 @@
+"""What a user meets first: `--help` at once, and mistakes in one sentence, before a model is loaded."""
+
+import ast
+import dataclasses
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import load_script
+from peft_panacea import PanaceaConfig
+from peft_panacea.training import PreferenceArguments
+from small_chat import conversations, save_chat_model
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RECIPES = EXAMPLES / "recipes"
+SCRIPTS = ["front.py", "answer.py", "data/answers.py", "data/reward_model.py"]
+SLOW = ("torch", "transformers", "trl", "peft", "datasets")
+
+
+def help_of(script: str, *words: str) -> str:
+    """What a script prints with `--help`, which must import none of what takes seconds."""
+    code = f"""if True:
+        import runpy, sys
+        sys.argv = {[str(EXAMPLES / script), *words, "--help"]}
+        sys.path.insert(0, {str((EXAMPLES / script).parent)!r})
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        finally:
+            assert not set({SLOW}) & set(sys.modules), set({SLOW}) & set(sys.modules)
+    """
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_a_script_imports_nothing_slow(script):
+    printed = help_of(script)
+    assert "usage: " in printed
+    assert "(default: " in printed
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "config"),
+    [("sft.py", [], "SFTConfig"), ("dpo.py", [], "DPOConfig"), ("rlhf.py", [], "RLOOConfig")]
+    + [("rlhf.py", [name], f"{name.upper()}Config") for name in ("grpo", "rloo")],
+)
+def test_help_of_a_recipe_lists_our_flags_and_their_defaults(script, words, config, monkeypatch):
+    printed = help_of(f"recipes/{script}", *words)
+    assert f"trl.{config}" in printed
+    assert len(printed.splitlines()) < 120
+    monkeypatch.syspath_prepend(str(RECIPES))
+    listed = {line.split()[0][2:]: line for line in printed.splitlines() if line.startswith("  --")}
+    classes = [load_script(RECIPES / "arguments.py").RecipeArguments, PreferenceArguments]
+    if script == "rlhf.py":
+        monkeypatch.setattr(sys, "argv", ["rlhf.py", "rloo"])
+        classes.append(load_script(RECIPES / script).RewardArguments)
+    fields = {field.name: field.default for one in classes for field in dataclasses.fields(one)}
+    assert listed.keys() == fields.keys()
+    for name, default in fields.items():
+        if default is None:
+            default = getattr(PanaceaConfig, name, None)
+        shown = listed[name].rpartition("  ")[2]
+        assert shown == ("(must be given)" if default is dataclasses.MISSING else f"[{default!r}]")
+
+
+def test_all_flags_are_listed_when_asked_for():
+    command = [sys.executable, RECIPES / "sft.py", "--help_all"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--gradient_accumulation_steps" in finished.stdout
+    assert "--preference_per" in finished.stdout
+
+
+@pytest.fixture
+def mistake(monkeypatch, tmp_path):
+    """What a script says of these arguments; the model has no weights, so that loading it would say something else."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    model = save_chat_model(tmp_path / "model", weights=False)
+    (tmp_path / "prompts.json").write_text(json.dumps(conversations(4)))
+    rows = [{"prompt": f"w{i}", "completion": "w4", "objective": "a"} for i in range(3, 9)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "train.jsonl").write_text('{"text": "w3"}\n')
+    adapter = {"peft_type": "PANACEA", "objectives": ["a", "b"], "base_model_name_or_path": str(model)}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    monkeypatch.chdir(tmp_path)
+
+    def mistake(script: str, words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *words.split()])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return str(caught.value)
+
+    return mistake
+
+
+MODEL = "--model_name_or_path model --objectives a b --output_dir run"
+RL = f"rloo {MODEL} --held_out 2"
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "sentence"),
+    [
+        ("recipes/rlhf.py", "", "usage: rlhf.py {grpo,rloo}"),
+        ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length", "`--rewards` must be one for each of"),
+        (
+            "recipes/rlhf.py",
+            f"{RL} --data none.json --rewards length length",
+            "No such file or directory: 'none.json'",
+        ),
+        ("recipes/rlhf.py", f"{RL} --data empty.json --rewards length length", "must have at least one prompt"),
+        ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length long", "`spec` must be one of"),
+        ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length length --held_out 4", "`--held_out` must be"),
+        ("recipes/rlhf.py", f"{RL} --data prompts.json --rewards length length --held_out -1", "`--held_out` must be"),
+        ("recipes/rlhf.py", f"{RL} --data hub --rewards length length", "`--data` must have a column `prompt`"),
+        ("recipes/sft.py", f"{MODEL} --data none.json", "No such file or directory: 'none.json'"),
+        (
+            "recipes/sft.py",
+            "--model_name_or_path model --objectives c b --data rows.json",
+            "must be one of ['c', 'b']",
+        ),
+        ("recipes/sft.py", f"{MODEL} --data x/y --data_format pku", "`--data_format` must be one of"),
+        (
+            "recipes/sft.py",
+            f"{MODEL} --data rows.json --held_out 2 --plain --system_prompt w3",
+            "`system_prompt` must be None",
+        ),
+        ("recipes/dpo.py", f"{MODEL} --data rows.json --average 2", "`--average` must be between 0 and 1, but got 2"),
+        (
+            "recipes/dpo.py",
+            f"{MODEL} --data rows.json --scaling big",
+            "`scaling` must be a positive number or 'paper'",
+        ),
+        ("recipes/dpo.py", f"{MODEL} --data rows.json --preference_per step", ""),
+        ("front.py", "adapter --rewards a=length b=length", "`--prompts` must be given"),
+        (
+            "front.py",
+            "adapter --prompts none.json --rewards a=length b=length",
+            "No such file or directory: 'none.json'",
+        ),
+        ("front.py", "adapter --prompts prompts.json --rewards a=length", "must name the adapter's objectives"),
+        ("front.py", "adapter --prompts prompts.json --rewards a=length b=long", "`spec` must be one of"),
+        (
+            "front.py",
+            "adapter --prompts prompts.json --rewards a=length b=length --choose c --subject_to d=1",
+            "`--choose` and `--subject_to` must name ['a', 'b'], but got ['c', 'd']",
+        ),
+        ("front.py", "nothing --prompts prompts.json --rewards a=length b=length", "'nothing'"),
+        ("answer.py", "adapter --prompts none.json", "No such file or directory: 'none.json'"),
+        ("data/answers.py", f"{MODEL} --data prompts.json --rewards length", ""),
+        ("data/answers.py", f"{MODEL} --data none.json --rewards length length", "No such file or directory"),
+        ("data/answers.py", f"{MODEL} --data prompts.json --rewards length long", "`spec` must be one of"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence(script, words, sentence, mistake, capsys):
+    said = mistake(script, words)
+    if not sentence:  # argparse's own errors end with status 2, their text is on stderr
+        assert said == "2"
+        assert "must be one for each of" in capsys.readouterr().err or "--preference_per" in words
+        return
+    assert sentence in said
+
+
+def test_no_script_repeats_a_default_of_the_configuration():
+    """The adapter's flags have none of their own, so that a changed default of `PanaceaConfig` changes the recipes."""
+    tree = ast.parse((RECIPES / "arguments.py").read_text())
+    (flags,) = (one for one in tree.body if isinstance(one, ast.ClassDef) and one.name == "RecipeArguments")
+    ours = {field.name for field in dataclasses.fields(PanaceaConfig)} - {"objectives"}
+    defaults = {
+        node.target.id: ast.unparse(next(k.value for k in node.value.keywords if k.arg == "default"))
+        for node in flags.body
+        if isinstance(node, ast.AnnAssign) and node.target.id in ours
+    }
+    assert set(defaults.values()) == {"None"}
+    assert len(defaults) == 5
