@@ -13,14 +13,16 @@ from trl import RLOOConfig, RLOOTrainer
 from chat import Chat
 from peft_panacea.completions import sample
 from peft_panacea.front import Front, evaluate_front
-from peft_panacea.rewards import Valence, load_reward
+from peft_panacea.rewards import TokenLength, Valence, load_reward
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveRewardMixin
 from prompting import asked_for
 from public_data import LEXICON
 from variants import Settings
 
-GROUP, TOKENS, BETA = 4, 36, 0.1
+GROUP, TOKENS, BETA = 4, 40, 0.1
+# Without it hardly an answer ends within so few tokens, and a length that never changes teaches nothing.
+SYSTEM = {"role": "system", "content": "Answer in one short sentence."}
 POLITENESS = Path("runs/politeness")
 
 
@@ -43,18 +45,16 @@ class ChatRewards(Chat):
     def __init__(self, shared: Path, objectives: list[str]) -> None:
         super().__init__(shared)
         makers = {
-            "brief": lambda: self.brief,
+            "brief": lambda: TokenLength(6, self.tokenizer),
             "cheerful": lambda: Valence(shared / LEXICON),
             "polite": lambda: load_reward(str(POLITENESS)),
         }
         self.objectives, self.rewards = objectives, {name: makers[name]() for name in objectives}
         self.grid = simplex_grid(2, 4) if len(objectives) == 2 else simplex_grid(3, 3)
         self.coarse = simplex_grid(2, 4) if len(objectives) == 2 else None
+        asked = ([[SYSTEM, *prompt] for prompt in prompts] for prompts in (self.test, self.development, self.train))
+        self.test, self.development, self.train = asked
         self.test, self.development = self.test[:32], self.development[:32]
-
-    def brief(self, completions: list[Any], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
-        """Minus the distance of the number of tokens from 12, so that neither silence nor being cut off pays."""
-        return [-float(abs(sum(i != self.tokenizer.eos_token_id for i in ids) - 12)) for ids in completion_ids]
 
     @cached_property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
@@ -92,16 +92,16 @@ class ChatRewards(Chat):
         """The front of the base model with the preference in its system prompt."""
         model = self.base_model()
 
+        known: dict[str, Any] = {}
+
         def answer(asked: list[Any], weights: Any) -> list[str]:
             rows = zip(asked, weights.tolist(), strict=True)
             told = [asked_for(prompt, wording(self.objectives, weight)) for prompt, weight in rows]
-            self.ids = (found := sample(model, self.tokenizer, told, max_new_tokens=TOKENS)).token_ids
+            found = sample(model, self.tokenizer, told, max_new_tokens=TOKENS)
+            known.update(completion_ids=found.token_ids, ended=found.ended)  # of which a function says nothing
             return found.texts
 
-        # A function says nothing of tokens, which a reward for their number needs.
-        rewards = {
-            name: lambda texts, _f=f, **kw: _f(texts, completion_ids=self.ids) for name, f in self.rewards.items()
-        }
+        rewards = {name: lambda texts, _f=f, **_: _f(texts, **known) for name, f in self.rewards.items()}
         return evaluate_front(answer, prompts or self.test, rewards, preferences, samples=2, batch_size=32, base=False)
 
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[Any] | None = None) -> Front:

@@ -36,5 +36,6 @@ WORDINGS: dict[str, Callable[[Sequence[str], Sequence[float]], str]] = {
 
 
 def asked_for(prompt: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """The conversation with a system message in front."""
-    return [{"role": "system", "content": text}, *prompt]
+    """The conversation with this said in its system message."""
+    first, rest = (prompt[0]["content"], prompt[1:]) if prompt[0]["role"] == "system" else ("", prompt)
+    return [{"role": "system", "content": f"{first} {text}".strip()}, *rest]

@@ -26,7 +26,7 @@ def add_update(result: Tensor, x: Tensor, U: Tensor, Vh: Tensor, gain: Tensor, i
     if torch._C._are_functorch_transforms_active():
         return add_plainly(result, x, U, Vh, gain)
     if torch.is_autocast_enabled(x.device.type):
-        # With or without gradients, so that both round alike: RL takes the ratio of likelihoods from one and the other.
+        # With or without gradients, so that both round alike: RL divides a likelihood from one by that from the other.
         x, U, Vh = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, U, Vh))
     if torch.is_grad_enabled():
         if result.dtype == U.dtype and result.is_contiguous():
