@@ -221,8 +221,9 @@ def paper(monkeypatch, tmp_path):
     run = import_module("run")
     for experiment in (run.StoryRewards, run.StoryPairs, run.StoryStyles):
         monkeypatch.setattr(experiment, "steps", 6)
-    monkeypatch.setattr(run.Stories, "TEST", 4)
-    monkeypatch.setattr(run.Stories, "DEVELOPMENT", 4)
+    stories = import_module("stories").Stories
+    monkeypatch.setattr(stories, "TEST", 4)
+    monkeypatch.setattr(stories, "DEVELOPMENT", 4)
     for module in ("story_rewards", "story_pairs"):
         monkeypatch.setattr(f"{module}.TOKENS", 8)
     return run

@@ -60,13 +60,19 @@ SFT = {
 }
 SOUPS = {"Rewarded Soups": Settings(), "Rewarded Soups, dropout .2": Settings(dropout=0.2)}
 AVERAGED = {"Rewarded Soups, dropout .2, averaging": Settings(dropout=0.2, averaging=True)}
+
+
+class LongerStyles(StoryStyles):
+    steps = 200
+
+
 EXPERIMENTS: dict[str, tuple[Callable[[Path], Experiment], dict[str, Settings]]] = {
     "rl2": (lambda shared: StoryRewards(shared, ["valence", "brevity"]), {**ADAPTERS, **VERTICES}),
-    "sft4": (lambda shared: StoryStyles(shared, 4, steps=200), {**SFT, **SOUPS, **AVERAGED}),
+    "sft4": (lambda shared: LongerStyles(shared, 4), {**SFT, **SOUPS, **AVERAGED}),
     "dpo": (StoryPairs, ADAPTERS),
     "rl3": (lambda shared: StoryRewards(shared, ["valence", "brevity", "dialogue"]), {**ADAPTERS, **VERTICES}),
     "sft2": (lambda shared: StyledStories(shared, ["brief", "spoken"]), {**SFT, **SOUPS, **AVERAGED}),
-    "sft10": (lambda shared: StoryStyles(shared, 10, steps=200), {**SFT, **SOUPS, **AVERAGED}),
+    "sft10": (lambda shared: LongerStyles(shared, 10), {**SFT, **SOUPS, **AVERAGED}),
 }
 
 

@@ -60,17 +60,16 @@ class StyledStories(Stories):
     Args:
         shared: Folder with `models/` and `data/`.
         styles: Names of `STYLES`.
-        steps: Of Panacea's one run.
     """
 
     panacea, separate = PanaceaSFTTrainer, SFTTrainer
-    learning_rate = 1e-2
+    learning_rate, steps = 1e-2, 100
     unit = "minus nats per token"
 
-    def __init__(self, shared: Path, styles: list[str], steps: int = 100) -> None:
+    def __init__(self, shared: Path, styles: list[str]) -> None:
         super().__init__(shared)
         m = len(styles)
-        self.objectives, self.rows, self.steps = styles, 40 // m * m, steps
+        self.objectives, self.rows = styles, 40 // m * m
         corners = torch.cat([torch.eye(m), torch.full((1, m), 1 / m)])
         self.grid = simplex_grid(3, 4) if m == 3 else torch.cat([corners, PreferenceSampler(m, seed=2024)(20)])
 
@@ -122,5 +121,5 @@ class StyledStories(Stories):
 class StoryStyles(StyledStories):
     """The first m styles."""
 
-    def __init__(self, shared: Path, m: int, steps: int = 100) -> None:
-        super().__init__(shared, list(STYLES)[:m], steps)
+    def __init__(self, shared: Path, m: int) -> None:
+        super().__init__(shared, list(STYLES)[:m])

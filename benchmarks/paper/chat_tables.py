@@ -1,0 +1,125 @@
+"""Writes the tables of the chat model into `docs/results.md`, from the fronts in `docs/results/chat/`.
+
+    python benchmarks/paper/chat_tables.py
+
+Values are means over held-out prompts. Where there are several seeds, mean ± standard deviation over them; of one seed
+the value, with the 95 % interval of the bootstrap over prompts where there are prompts to draw from. The hypervolume
+has two reference points: the base model's own scores, and the nadir, the worst value over all methods and seeds.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from peft_panacea.front import Front, nadir
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, PAGE = ROOT / "docs/results/chat", ROOT / "docs/results.md"
+METRICS = ("hypervolume", "inner product", "monotonicity")
+EFFECTS = ("KL", "log-perplexity")
+DIFFERENT = 1.0
+"""How many standard deviations of the base model the two ends must lie apart."""
+
+
+def fronts(name: str) -> dict[str, list[Front]]:
+    """Method → its fronts, one for each seed; all with the base of the first that has one."""
+    found: dict[str, list[Front]] = {}
+    for path in sorted((RESULTS / name).glob("*.json")):
+        front = Front.from_json(path)
+        found.setdefault(front.details["method"], []).append(front)
+    base = next(front for several in found.values() for front in several if front.base is not None)
+    for several in found.values():
+        for i, front in enumerate(several):
+            if front.base is None:
+                several[i] = Front(
+                    front.objectives, front.preferences, front.scores, base=base.base, details=front.details,
+                    normalisation=base.normalisation, side_effects=front.side_effects,
+                )  # fmt: skip
+    return found
+
+
+def cell(several: list[Front], metric: str, reference: np.ndarray | None) -> str:
+    values = np.array([front.metrics(reference)[metric] for front in several])
+    if len(several) > 1:
+        return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+    low, high = several[0].metric_intervals(reference)[metric]
+    return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def table(name: str) -> str:
+    by_method = fronts(name)
+    point = nadir([front for several in by_method.values() for front in several])
+    effects = [
+        e
+        for e in EFFECTS
+        if all(e in several[0].side_effects for m, several in by_method.items() if m[:6] != "prompt")
+    ]
+    heads = ["hypervolume above the base", "above the nadir", *METRICS[1:], *effects]
+    lines = [f"| method | cost | seeds | {' | '.join(heads)} |", "|---|---:|---:|" + "---|" * len(heads)]
+    for method, several in sorted(by_method.items(), key=lambda item: item[1][0].details["cost"]):
+        cells = [cell(several, "hypervolume", None), cell(several, "hypervolume", point)]
+        cells += [cell(several, metric, None) for metric in METRICS[1:]]
+        for effect in effects:
+            known = [front.side_effects[effect].mean() for front in several if effect in front.side_effects]
+            cells.append(f"{np.mean(known):.2f}" if known else "")
+        lines.append(f"| {method} | {several[0].details['cost']:g} | {len(several)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def steps_to_steer(front: Front) -> list[int | None]:
+    """For each objective the first step from which a line through its rewards has its ends `DIFFERENT` apart.
+
+    A line is fitted to the mean rewards of the latest eight steps' prompts over their own weights; its slope is the
+    difference between the ends, weight 1 and weight 0.
+    """
+    assert front.normalisation is not None
+    history = front.details["history"]
+    found = []
+    for i, deviation in enumerate(front.normalisation[1]):
+        first = None
+        for step in range(8, len(history) + 1):
+            weights = np.concatenate([np.array(p)[:, i] for p, _ in history[step - 8 : step]])
+            rewards = np.concatenate([np.array(r)[:, i] for _, r in history[step - 8 : step]]) / deviation
+            if np.polyfit(weights, rewards, 1)[0] >= DIFFERENT:
+                first = step
+                break
+        found.append(first)
+    return found
+
+
+def steering(name: str) -> str:
+    by_method = {m: several for m, several in fronts(name).items() if "history" in several[0].details}
+    objectives = next(iter(by_method.values()))[0].objectives
+    lines = [f"| method | {' | '.join(objectives)} |", "|---|" + "---|" * len(objectives)]
+    for method, several in by_method.items():
+        steps = [steps_to_steer(front) for front in several]
+        cells = [
+            ", ".join("–" if of_seed[i] is None else str(of_seed[i]) for of_seed in steps)
+            for i in range(len(objectives))
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables() -> dict[str, str]:
+    """By the name of the marker in the page; what has not run is not there."""
+    found = {}
+    for folder in sorted(RESULTS.iterdir()) if RESULTS.exists() else ():
+        found[f"chat {folder.name}"] = table(folder.name)
+        if any("history" in json.loads(path.read_text(encoding="utf-8"))["details"] for path in folder.glob("*.json")):
+            found[f"chat {folder.name} steering"] = steering(folder.name)
+    return found
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name, content in tables().items():
+        new = f"<!-- {name} -->\n{content}\n<!-- end -->"
+        text = re.sub(rf"<!-- {name} -->\n.*?<!-- end -->", lambda match, new=new: new, text, flags=re.DOTALL)
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
