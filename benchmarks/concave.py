@@ -55,7 +55,7 @@ def losses(x: Tensor) -> Tensor:
 def front(aggregation: Callable[[Tensor, Tensor], Tensor], seed: int) -> Tensor:
     """The losses of the trained adapter under 21 preferences, [21, 2]."""
     torch.manual_seed(seed)
-    config = PanaceaConfig(objectives=2, r=1, target_modules=["layer"], scaling=1.0)
+    config = PanaceaConfig(objectives=2, r=1, preference_rank=1, target_modules=["layer"], scaling=1.0)
     model = get_peft_model(Empty(), config)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     sampler = PreferenceSampler(2, seed=seed)

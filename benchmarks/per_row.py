@@ -77,6 +77,7 @@ def run(way: str, seed: int, shared: Path, prompts: Path, runs: Path) -> dict[st
         command = [sys.executable, str(ROOT / "examples/recipes/rlhf.py"), "rloo", "--report_to", "none", *WAYS[way]]
         for name, value in flags.items():
             command += [f"--{name}", str(value)]
+        command += ["--r", "8", "--preference_rank", "1"]  # the paper's
         command += ["--objectives", *OBJECTIVES, "--rewards", f"valence={shared / LEXICON}", "brevity=20"]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode:

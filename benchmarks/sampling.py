@@ -84,7 +84,7 @@ def run(way: str, m: int, seed: int, rows: Dataset) -> dict[str, object]:
             train_dataset=own.filter(lambda row: row["prompt"] not in test),
             eval_dataset=own.filter(lambda row: row["prompt"] in test),
             processing_class=AutoTokenizer.from_pretrained(model),
-            peft_config=PanaceaConfig(objectives=objectives, task_type="CAUSAL_LM"),
+            peft_config=PanaceaConfig(objectives=objectives, r=8, preference_rank=1, task_type="CAUSAL_LM"),
             preference_args=PreferenceArguments(**options),
         )  # fmt: skip
         trainer.train()

@@ -35,7 +35,7 @@ def relative_loss(width: int, scaling: float | str, learning_rate: float, inputs
     spectrum = torch.randn(64, width) * torch.arange(1, 65).float()[:, None] ** -0.5
     spectrum /= spectrum.pow(2).sum(0).mean().sqrt()
 
-    config = PanaceaConfig(objectives=2, scaling=scaling)
+    config = PanaceaConfig(objectives=2, r=8, preference_rank=1, scaling=scaling)
     student = PanaceaSVD(
         width, width, r=config.r, preference_rank=1, num_objectives=2, factor=config.factor(width), dropout=0.0
     )

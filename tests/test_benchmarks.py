@@ -1,5 +1,6 @@
 """The tables in the docs are the committed results, and the scripts that measured them run."""
 
+import gzip
 import json
 import random
 import shutil
@@ -15,6 +16,7 @@ from peft import get_peft_model
 from conftest import llama, load_script
 from peft_panacea import PanaceaConfig
 from peft_panacea.front import Front
+from small_chat import save_chat_model
 
 ROOT = Path(__file__).resolve().parent.parent
 STORYTELLER = ROOT / "examples" / "storyteller"
@@ -250,6 +252,91 @@ def test_an_ablation_runs(paper, public, kind, label):
     found = import_module("ablations").run(kind, label, 10, public)
     assert np.isfinite(found["values"]).all()
     assert (np.array(found["values"]) != found["base"]).any()
+
+
+@pytest.fixture
+def chat(monkeypatch, tmp_path):
+    """`chat_run.py` with a tiny chat model, two steps for each model and few prompts; returns what runs it."""
+    (tmp_path / "data" / "vader").mkdir(parents=True)
+    (tmp_path / "data" / "vader" / "vader_lexicon.txt").write_text("".join(f"w{i}\t{i - 30}\n" for i in range(10, 60)))
+    (tmp_path / "data" / "instruct").mkdir()
+    (tmp_path / "models" / "smollm2-135m-instruct").mkdir(parents=True)
+    splits = ("train", "dev", "test") * 12
+    prompts = [
+        {"prompt": f"w{10 + i} w9", "source": "koala", "licence": "MIT", "split": split}
+        for i, split in enumerate(splits)
+    ]
+    labels = [{"truthful": [1, 0], "informative": [0, 1]}, {"truthful": [0, 1], "informative": [0, 1]}]
+    pairs = [
+        {"prompt": f"w{30 + i % 18}", "response_0": f"w{i + 12}", "response_1": "w50 w51", "labels": labels[i // 18],
+         "source": "truthfulqa_human", "split": split}
+        for i, split in enumerate(splits)
+    ]  # fmt: skip
+    for name, rows in (("prompts", prompts), ("pairs", pairs)):
+        with gzip.open(tmp_path / "data" / "instruct" / f"{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    monkeypatch.chdir(tmp_path)
+    run = import_module("chat_run")
+    monkeypatch.setattr("chat.MODEL", save_chat_model(tmp_path / "model"))
+    for experiment in (run.ChatRewards, run.ChatPairs, run.ChatStyles):
+        monkeypatch.setattr(experiment, "steps", 3)
+        monkeypatch.setattr(experiment, "rows", 12)
+        monkeypatch.setattr(experiment, "precision", {"bf16": False, "use_cpu": True})
+    monkeypatch.setattr("chat_rewards.TOKENS", 16)
+
+    def start(name, *options):
+        arguments = [name, "--shared", tmp_path, "--results", tmp_path / "results", "--seeds", "0", *options]
+        monkeypatch.setattr(sys, "argv", ["chat_run.py", *map(str, arguments)])
+        run.main()
+        return {path.stem: Front.from_json(path) for path in (tmp_path / "results" / name).glob("*.json")}
+
+    return start
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["rl2", "dpo", "sft3"])
+def test_every_method_on_a_chat_model_runs_once(chat, monkeypatch, name, capsys):
+    found = chat(name)
+    known = import_module("chat_run").methods(name, 3 if name == "sft3" else 2)
+    assert found.keys() == {f"{label}_0" for label in known}
+    assert all(np.isfinite(front.scores).all() for front in found.values())
+    assert ("history" in found["Panacea_0"].details) == (name == "rl2")
+    capsys.readouterr()
+    monkeypatch.setattr("chat_run.run", lambda *_: pytest.fail("run again"))
+    assert chat(name).keys() == found.keys()
+
+    tables = import_module("chat_tables")
+    monkeypatch.setattr(tables, "RESULTS", Path("results").resolve())
+    rows = tables.tables()[f"chat {name}"].splitlines()
+    assert len(rows) == len(known) + 2
+
+
+def test_chat_tables():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name, content in import_module("chat_tables").tables().items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
+def test_coordinates_tables():
+    coordinates = import_module("coordinates")
+    page = coordinates.PAGE.read_text(encoding="utf-8")
+    for name, content in coordinates.tables().items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
+def test_steps_to_steer():
+    """A reward that follows its weight from the ninth step on, of two that never do and always do."""
+    rng = np.random.default_rng(0)
+    history = []
+    for step in range(24):
+        weight = rng.random(6)
+        columns = [np.zeros(6), 3 * weight * (step >= 8)]
+        history.append([np.stack([1 - weight, weight], 1).tolist(), np.stack(columns, 1).tolist()])
+    front = Front(["a", "b"], [[1, 0], [0, 1]], np.zeros((2, 1, 2)), normalisation=(np.zeros(2), np.ones(2)),
+                  details={"history": history})  # fmt: skip
+    never, first = import_module("chat_tables").steps_to_steer(front)
+    assert never is None
+    assert 9 < first <= 16
 
 
 def test_missing_public_data_is_named(tmp_path):

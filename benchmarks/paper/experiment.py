@@ -65,14 +65,14 @@ class Experiment:
         return AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
 
     def adapted(self, fixed: list[float] | None, settings: Settings) -> PeftModel:
-        """With Panacea's adapter, or a separate model's: the same under one preference, of no smaller rank."""
+        """With Panacea's adapter, or a separate model's: the same under one preference."""
         own = {
             "r": settings.r,
             "preference_rank": settings.preference_rank,
             "scaling": settings.scaling,
             "coordinates": settings.coordinates,
         }
-        separate = {"r": 8 + len(self.objectives) - 1, "default_preference": fixed, "coordinates": "raw"}
+        separate = {"r": 8 + len(self.objectives) - 1, "preference_rank": 1, "default_preference": fixed}
         config = PanaceaConfig(
             objectives=self.objectives,
             task_type="CAUSAL_LM",

@@ -34,7 +34,7 @@ def test_the_saved_configuration_says_its_format(tmp_path):
 
 
 def test_the_first_format_had_raw_coordinates(tmp_path):
-    PanaceaConfig().save_pretrained(tmp_path)
+    PanaceaConfig(r=4, coordinates="white").save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
     content = json.loads(path.read_text())
     del content["coordinates"]
@@ -70,8 +70,8 @@ def test_default_preference_is_uniform_if_unset():
         ("default_preference", [0.5, 0.6], ValueError, "sum to 1, for objective_0, objective_1, but got [0.5, 0.6]"),
         ("default_preference", [[1, 0], [0, 1]], ValueError, "`default_preference` must be one preference"),
         ("panacea_dropout", 1.0, ValueError, "`panacea_dropout` must be at least 0 and below 1, but got 1.0"),
-        ("coordinates", "grey", ValueError, "`coordinates` must be 'white' or 'raw', but got 'grey'"),
-        ("r", 0, ValueError, "`r` must be at least 1 with white coordinates, whose centre is made of the shared"),
+        ("coordinates", "grey", ValueError, "`coordinates` must be 'raw' or 'white', but got 'grey'"),
+        ("coordinates", "white", ValueError, "`r` must be at least 1 with white coordinates, whose centre is made"),
         ("scaling", 0, ValueError, "`scaling` must be a positive number or 'paper', but got 0"),
         ("scaling", "lora", ValueError, "`scaling` must be a positive number or 'paper', but got 'lora'"),
         ("init_weights", "lora", ValueError, "`init_weights` must be True or False, but got 'lora'"),

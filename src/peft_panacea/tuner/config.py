@@ -27,13 +27,14 @@ class PanaceaConfig(PeftConfig):
             The names of the objectives, in the order in which a preference lists them, or their number, which names
             them `objective_0`, `objective_1`, …
         r (`int`):
-            The number of singular directions that all objectives share; 0 for none.
+            The number of singular directions that all objectives share. None by default, because they learn what all
+            preferences have in common before anything is steered; 8 in the paper.
         preference_rank (`int`):
             The number of singular directions that each objective owns; 1 in the paper.
-        coordinates (`"white"` or `"raw"`):
-            What z(p) is. `"white"`: the preference centred, of unit variance, (p - 1/m) · m √((m + 1) / (m - 1)), so
-            that an objective's own directions learn what sets it apart, and the shared ones what all preferences have
-            in common. `"raw"`: p, as in the paper. On the simplex the update is linear in p in both.
+        coordinates (`"raw"` or `"white"`):
+            What z(p) is. `"raw"`: p, as in the paper. `"white"`: the preference centred, of unit variance,
+            (p - 1/m) · m √((m + 1) / (m - 1)), so that an objective's own directions learn only what sets it apart,
+            and shared ones, of which there must be some, what is common. On the simplex both are linear in p.
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
             `set_preference`. Uniform if unset.
@@ -68,12 +69,12 @@ class PanaceaConfig(PeftConfig):
     """
 
     objectives: int | list[str] = field(default=2, metadata={"help": "The names of the objectives, or their number."})
-    r: int = field(default=8, metadata={"help": "The number of singular directions shared by all objectives."})
+    r: int = field(default=0, metadata={"help": "The number of singular directions shared by all objectives."})
     preference_rank: int = field(
-        default=1, metadata={"help": "The number of singular directions owned by each objective."}
+        default=8, metadata={"help": "The number of singular directions owned by each objective."}
     )
-    coordinates: Literal["white", "raw"] = field(
-        default="white", metadata={"help": "'white': the preference centred, of unit variance. 'raw': the paper's."}
+    coordinates: Literal["raw", "white"] = field(
+        default="raw", metadata={"help": "'raw': the preference as it is. 'white': centred, of unit variance; r ≥ 1."}
     )
     default_preference: list[float] | None = field(
         default=None, metadata={"help": "The preference of a fresh or freshly loaded model; uniform if unset."}
@@ -122,8 +123,8 @@ class PanaceaConfig(PeftConfig):
             )
         if self.format_version == 1:
             self.coordinates, self.format_version = "raw", FORMAT_VERSION
-        if self.coordinates not in ("white", "raw"):
-            raise ValueError(f"`coordinates` must be 'white' or 'raw', but got {self.coordinates!r}.")
+        if self.coordinates not in ("raw", "white"):
+            raise ValueError(f"`coordinates` must be 'raw' or 'white', but got {self.coordinates!r}.")
         self.objectives = _checked_objectives(self.objectives)
         if self.default_preference is not None:
             self.default_preference = _checked_default(self.default_preference, self.objective_names)
@@ -131,7 +132,7 @@ class PanaceaConfig(PeftConfig):
         if self.r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
             raise ValueError(
                 "`r` must be at least 1 with white coordinates, whose centre is made of the shared directions alone, "
-                "but got 0; set `coordinates='raw'` for blocks that share nothing."
+                "but got 0."
             )
         _check_integer("preference_rank", self.preference_rank, minimum=1)
         self.rank_pattern = self.rank_pattern or {}
