@@ -324,7 +324,7 @@ def test_coordinates_tables():
         assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
 
 
-def test_steps_to_steer():
+def test_first_steps():
     """A reward that follows its weight from the ninth step on, of two that never do and always do."""
     rng = np.random.default_rng(0)
     history = []
@@ -332,9 +332,7 @@ def test_steps_to_steer():
         weight = rng.random(6)
         columns = [np.zeros(6), 3 * weight * (step >= 8)]
         history.append([np.stack([1 - weight, weight], 1).tolist(), np.stack(columns, 1).tolist()])
-    front = Front(["a", "b"], [[1, 0], [0, 1]], np.zeros((2, 1, 2)), normalisation=(np.zeros(2), np.ones(2)),
-                  details={"history": history})  # fmt: skip
-    never, first = import_module("chat_tables").steps_to_steer(front)
+    never, first = import_module("first_steps").first_steps(history, [1.0, 1.0], window=8)
     assert never is None
     assert 9 < first <= 16
 

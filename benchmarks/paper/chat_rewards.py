@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 from trl import RLOOConfig, RLOOTrainer
 
 from chat import Chat
@@ -15,25 +14,15 @@ from peft_panacea.completions import sample
 from peft_panacea.front import Front, evaluate_front
 from peft_panacea.rewards import TokenLength, Valence, load_reward
 from peft_panacea.simplex import simplex_grid
-from peft_panacea.training import ObjectiveRewardMixin
 from prompting import asked_for
 from public_data import LEXICON
+from story_rewards import PanaceaRLOOTrainer
 from variants import Settings
 
 GROUP, TOKENS, BETA = 4, 40, 0.1
 # Without it hardly an answer ends within so few tokens, and a length that never changes teaches nothing.
 SYSTEM = {"role": "system", "content": "Answer in one short sentence."}
 POLITENESS = Path("runs/politeness")
-
-
-class PanaceaRLOOTrainer(ObjectiveRewardMixin, RLOOTrainer):
-    """Keeps the preference and the rewards of every completion, from which one sees from which step on it steers."""
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        found = super()._calculate_rewards(*args, **kwargs)
-        rewards = found[:, : len(self.objectives)]
-        self.history.append([self._preferences.tolist(), rewards.tolist()])
-        return found
 
 
 class ChatRewards(Chat):
@@ -82,7 +71,7 @@ class ChatRewards(Chat):
         trainer = PanaceaRLOOTrainer(model, list(self.rewards.values()), **options)
         mean, std = (torch.tensor(constant).float() for constant in self.normalisation)
         trainer.reward_normalisation = mean, std
-        trainer.history = self.history = []
+        self.history = trainer.history
         return trainer
 
     def separate(self, model: Any, **options: Any) -> RLOOTrainer:

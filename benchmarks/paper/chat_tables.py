@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
+from first_steps import first_steps
 from peft_panacea.front import Front, nadir
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs/results/chat", ROOT / "docs/results.md"
 METRICS = ("hypervolume", "inner product", "monotonicity")
 EFFECTS = ("KL", "log-perplexity")
-DIFFERENT = 1.0
-"""How many standard deviations of the base model the two ends must lie apart."""
+WINDOW = 8
+"""Steps of six prompts that are looked back on."""
 
 
 def fronts(name: str) -> dict[str, list[Front]]:
@@ -68,33 +69,12 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
-def steps_to_steer(front: Front) -> list[int | None]:
-    """For each objective the first step from which a line through its rewards has its ends `DIFFERENT` apart.
-
-    A line is fitted to the mean rewards of the latest eight steps' prompts over their own weights; its slope is the
-    difference between the ends, weight 1 and weight 0.
-    """
-    assert front.normalisation is not None
-    history = front.details["history"]
-    found = []
-    for i, deviation in enumerate(front.normalisation[1]):
-        first = None
-        for step in range(8, len(history) + 1):
-            weights = np.concatenate([np.array(p)[:, i] for p, _ in history[step - 8 : step]])
-            rewards = np.concatenate([np.array(r)[:, i] for _, r in history[step - 8 : step]]) / deviation
-            if np.polyfit(weights, rewards, 1)[0] >= DIFFERENT:
-                first = step
-                break
-        found.append(first)
-    return found
-
-
 def steering(name: str) -> str:
     by_method = {m: several for m, several in fronts(name).items() if "history" in several[0].details}
     objectives = next(iter(by_method.values()))[0].objectives
     lines = [f"| method | {' | '.join(objectives)} |", "|---|" + "---|" * len(objectives)]
     for method, several in by_method.items():
-        steps = [steps_to_steer(front) for front in several]
+        steps = [first_steps(f.details["history"], f.normalisation[1], window=WINDOW) for f in several]
         cells = [
             ", ".join("–" if of_seed[i] is None else str(of_seed[i]) for of_seed in steps)
             for i in range(len(objectives))

@@ -23,6 +23,7 @@ import torch
 from datasets import disable_progress_bars
 from tqdm.auto import tqdm
 
+import first_steps
 import gradient_shares
 from experiment import Experiment
 from methods import soup
@@ -133,7 +134,7 @@ def table(runs: list[dict[str, Any]], labels: list[str]) -> str:
 
 def tables() -> dict[str, str]:
     """By the name of the marker in the page; what has not run is not there."""
-    found = {"gradient shares": gradient_shares.table()}
+    found = {"gradient shares": gradient_shares.table(), "first steps": first_steps.table()}
     runs = read(RESULTS / "coordinates.json")
     for name, (_, settings) in EXPERIMENTS.items():
         own = [r for r in runs if r["experiment"] == name]

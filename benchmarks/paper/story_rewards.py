@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
 from trl import RLOOConfig, RLOOTrainer
 
 from peft_panacea.front import Front, evaluate_front
@@ -21,13 +22,23 @@ GROUP, TOKENS, BETA = 4, 48, 0.1
 
 
 class PanaceaRLOOTrainer(ObjectiveRewardMixin, RLOOTrainer):
-    pass
+    """Keeps the preference and the rewards of every completion, from which one sees from which step on it steers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.history: list[list[Any]] = []
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        found = super()._calculate_rewards(*args, **kwargs)
+        self.history.append([self._preferences.tolist(), found[:, : len(self.objectives)].tolist()])
+        return found
 
 
 class StoryRewards(Stories):
     """Scores are rewards of sampled completions, 4 for each prompt, in the base model's standard deviations."""
 
     learning_rate, steps, rows = 3e-3, 50, 64
+    history: list[Any]  # of the last run of Panacea
     unit = "reward"
 
     def __init__(self, shared: Path, objectives: list[str]) -> None:
@@ -59,6 +70,7 @@ class StoryRewards(Stories):
         trainer = PanaceaRLOOTrainer(model, list(self.rewards.values()), **options)
         mean, std = (torch.tensor(constant).float() for constant in self.normalisation)
         trainer.reward_normalisation = mean, std
+        self.history = trainer.history
         return trainer
 
     def separate(self, model: Any, **options: Any) -> RLOOTrainer:

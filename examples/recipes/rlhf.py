@@ -94,6 +94,9 @@ def main() -> None:
             print("Mean and standard deviation of the rewards, unless reward_normalisation.json has them")
             print(f"(--normalisation_prompts 0: none):\n{describe_work(len(some), 0, *sizes)}.")
         trainer.normalise_rewards(some)
+        if trainer.is_world_process_zero():
+            columns = zip(recipe.objectives, *(c.tolist() for c in trainer.reward_normalisation), strict=True)
+            print("Of the model: " + ", ".join(f"{name} {mean:.3g} ± {std:.3g}" for name, mean, std in columns))
     run(trainer, recipe, held_out, "mean reward of held-out prompts", samples=recipe.samples)
 
 
