@@ -137,7 +137,7 @@ def make(
         "bf16": False,  # TRL's default is mixed precision
     }  # fmt: skip
     torch.manual_seed(7)
-    config = PanaceaConfig(objectives=OBJECTIVES, task_type="CAUSAL_LM")
+    config = PanaceaConfig(objectives=OBJECTIVES, r=8, preference_rank=1, task_type="CAUSAL_LM")
     extra: dict[str, Any] = {}
     if parent(trainer) is not Trainer:
         extra["processing_class"] = AutoTokenizer.from_pretrained(STORYTELLER)

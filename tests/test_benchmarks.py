@@ -280,7 +280,6 @@ def chat(monkeypatch, tmp_path):
     monkeypatch.setattr("chat.MODEL", save_chat_model(tmp_path / "model"))
     for experiment in (run.ChatRewards, run.ChatPairs, run.ChatStyles):
         monkeypatch.setattr(experiment, "steps", 3)
-        monkeypatch.setattr(experiment, "rows", 12)
         monkeypatch.setattr(experiment, "precision", {"bf16": False, "use_cpu": True})
     monkeypatch.setattr("chat_rewards.TOKENS", 16)
 

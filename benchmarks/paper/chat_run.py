@@ -49,17 +49,16 @@ EXPERIMENTS: dict[str, Callable[[Path], Chat]] = {
     "sft10": lambda shared: ChatStyles(shared, 10),
 }
 ADAPTERS = {
-    "Panacea": Settings(r=4, preference_rank=4, coordinates="white"),
-    "Panacea, paper's adapter": Settings(scaling="paper"),
-    "Panacea, r 8, R 1, raw": Settings(),
-    "Panacea, r 0, R 8, raw": Settings(r=0, preference_rank=8),
+    "Panacea": Settings(r=0, preference_rank=8),
+    "Panacea, r 8, R 1": Settings(),
+    "Panacea, r 4, R 4, white": Settings(r=4, preference_rank=4, coordinates="white"),
 }
 VERSIONS = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers, peft, trl)}
 
 
 def methods(name: str, m: int) -> dict[str, float]:
     """Label → cost, in units of Panacea's one training."""
-    found = {label: 1.0 for label in ADAPTERS if label != "Panacea, paper's adapter"}
+    found = dict.fromkeys(ADAPTERS, 1.0)
     if name == "dpo":
         found["Panacea, Tchebycheff"] = 1.0
     return {

@@ -438,7 +438,8 @@ def test_ignore_mismatched_sizes_is_for_what_is_saved_in_full(tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "base_model.model."])
 def test_an_injected_adapter_is_checked_too(prefix, tokens):
-    source, target = (inject_adapter_in_model(PanaceaConfig(target_modules=["q_proj"]), llama()) for _ in range(2))
+    config = PanaceaConfig(r=2, target_modules=["q_proj"])
+    source, target = (inject_adapter_in_model(config, llama()) for _ in range(2))
     saved = {prefix + key: tensor for key, tensor in get_peft_model_state_dict(randomise(source)).items()}
     set_peft_model_state_dict(target, saved)
     assert torch.equal(target.model.layers[0].self_attn.q_proj.panacea_svd["default"].U, saved[next(iter(saved))])

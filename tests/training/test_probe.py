@@ -44,7 +44,7 @@ def test_it_tries_the_first_rows_under_their_objective_alone_and_under_the_other
     for i, name in enumerate(OBJECTIVES):
         found = [numbers[f"steering/{name}/{what}"] for what in ("high", "low", "gap")]
         high, low = front[i, i], front[1 - i, i]
-        assert found == pytest.approx([high, low, low - high], rel=1e-5)
+        assert found == pytest.approx([high, low, low - high], rel=1e-5, abs=1e-6)
     assert len({*front.flatten()}) == 4
 
 
