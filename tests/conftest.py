@@ -113,7 +113,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def steered(base: nn.Module, **config: object) -> PeftModel:
-    """`base` with a random adapter of two objectives that share directions, unless `config` says otherwise; in eval."""
+    """`base` with a random adapter of two objectives that share directions, unless `config` says otherwise; eval."""
     both = {"objectives": ["a", "b"], "r": 8, "preference_rank": 1}
     return randomise(get_peft_model(base, PanaceaConfig(**{**both, **config}))).eval()
 

@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 RISE = {"entropy": 1.0, "base_log_perplexity": 1.5, "completions/clipped_ratio": 0.5}
 """How far each number may rise above where it began.
 
-Entropy, in nats: at +1 a token is drawn from among e times as many. Of SmolLM2-135M it rose by at most 0.4 in healthy
-runs, and by 1.6 when its answers were gibberish. Log-perplexity under the base model, in nats per token: it rises by
-as much as the entropy, and by the KL divergence. Share cut off: half of all completions, which had ended before.
+Entropy, in nats: at +1 a token is drawn from among e times as many. Log-perplexity under the base model, in nats per
+token: it rises by as much as the entropy, and by the KL divergence. Share cut off: half of all completions, which had
+ended before.
 """
 
 ADVICE = (
