@@ -76,7 +76,8 @@ class ChatPairs(Chat):
         owned = rng.choice(len(fixed), size=steps * self.rows, p=np.array(fixed) / sum(fixed))
         by_objective = [[row for row in self.rows_of_pairs if row["objective_labels"][i]] for i in range(len(fixed))]
         rows = []
-        for i, position in zip(owned, rng.permutation(len(self.rows_of_pairs))[: len(owned)], strict=True):
+        order = np.resize(rng.permutation(len(self.rows_of_pairs)), len(owned))
+        for i, position in zip(owned, order, strict=True):
             row = by_objective[i][position % len(by_objective[i])]
             better, worse = ("chosen", "rejected") if row["objective_labels"][i] > 0 else ("rejected", "chosen")
             rows.append({"prompt": row["prompt"], "chosen": row[better], "rejected": row[worse]})
