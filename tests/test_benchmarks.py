@@ -293,7 +293,8 @@ def chat(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", [pytest.param("rl2", marks=pytest.mark.mechanics), "dpo", "sft3"])
+@pytest.mark.mechanics
+@pytest.mark.parametrize("name", ["rl2", "dpo", "sft3"])
 def test_every_method_on_a_chat_model_runs_once(chat, monkeypatch, name, capsys):
     found = chat(name)
     known = import_module("chat_run").methods(name, 3 if name == "sft3" else 2)
