@@ -293,22 +293,24 @@ def chat(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.mechanics
-@pytest.mark.parametrize("name", ["rl2", "dpo", "sft3"])
-def test_every_method_on_a_chat_model_runs_once(chat, monkeypatch, name, capsys):
-    found = chat(name)
-    known = import_module("chat_run").methods(name, 3 if name == "sft3" else 2)
-    assert found.keys() == {f"{label}_0" for label in known}
+@pytest.mark.parametrize(("name", "more"), [("rl2", []), ("dpo", ["one per preference, each"]), ("sft3", [])])
+def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
+    labels = ["Panacea", "Rewarded Soups", "prompt, graded", *more]
+    found = chat(name, "--methods", *labels)
+    assert found.keys() == {f"{label}_0" for label in labels}
     assert all(np.isfinite(front.scores).all() for front in found.values())
     assert ("history" in found["Panacea_0"].details) == (name == "rl2")
-    capsys.readouterr()
     monkeypatch.setattr("chat_run.run", lambda *_: pytest.fail("run again"))
-    assert chat(name).keys() == found.keys()
+    assert chat(name, "--methods", *labels).keys() == found.keys()
 
     tables = import_module("chat_tables")
     monkeypatch.setattr(tables, "RESULTS", Path("results").resolve())
-    rows = tables.tables()[f"chat {name}"].splitlines()
-    assert len(rows) == len(known) + 2
+    assert len(tables.tables()[f"chat {name}"].splitlines()) == len(labels) + 2
+
+
+def test_an_unknown_method_is_named(chat):
+    with pytest.raises(SystemExit, match=r"`--methods` must be among .* but got 'magic'"):
+        chat("dpo", "--methods", "magic")
 
 
 def test_chat_tables():
