@@ -27,7 +27,7 @@ class PanaceaConfig(PeftConfig):
             The names of the objectives, in the order in which a preference lists them, or their number, which names
             them `objective_0`, `objective_1`, …
         r (`int`):
-            The number of singular directions that all objectives share. None by default, because they learn what all
+            The number of singular directions that all objectives share: 0 by default, because they learn what all
             preferences have in common before anything is steered; 8 in the paper.
         preference_rank (`int`):
             The number of singular directions that each objective owns; 1 in the paper.
