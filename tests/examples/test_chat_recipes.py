@@ -96,8 +96,7 @@ COMMON += ("no", "--disable_tqdm", "true", "--held_out", 2, "--dataloader_pin_me
 RL = ("--per_device_train_batch_size", 4, "--num_generations", 2, "--max_completion_length", 4, "--samples", 2)
 
 
-@pytest.mark.parametrize("source", ["file.json", "file.jsonl", "hub"])
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize(("algorithm", "source"), [("grpo", "file.json"), ("rloo", "file.jsonl"), ("rloo", "hub")])
 def test_rl_on_conversations(algorithm, source, run, model, rewards, tmp_path, capsys):
     asked = conversations(8, system=True)
     if source == "hub":  # where a data set is a folder, too
