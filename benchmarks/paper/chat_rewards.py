@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset
-from trl import RLOOConfig, RLOOTrainer
+from trl import RLOOConfig
 
+from by_rewards import ByRewards
 from chat import Chat
 from peft_panacea.completions import sample
 from peft_panacea.front import Front, evaluate_front
@@ -16,7 +15,6 @@ from peft_panacea.rewards import TokenLength, Valence, load_reward
 from peft_panacea.simplex import simplex_grid
 from prompting import asked_for
 from public_data import LEXICON
-from story_rewards import PanaceaRLOOTrainer
 from variants import Settings
 
 GROUP, TOKENS, BETA = 4, 40, 0.1
@@ -25,7 +23,7 @@ SYSTEM = {"role": "system", "content": "Answer in one short sentence."}
 POLITENESS = Path("runs/politeness")
 
 
-class ChatRewards(Chat):
+class ChatRewards(ByRewards, Chat):
     """Scores are rewards of sampled completions, 2 for each prompt, in the base model's standard deviations."""
 
     learning_rate, steps, rows = 3e-3, 24, 24
@@ -58,24 +56,11 @@ class ChatRewards(Chat):
             front.to_json(path)
         return Front.from_json(path).normalisation
 
-    def data(self, fixed: list[float] | None, steps: int, seed: int) -> Dataset:
-        return Dataset.from_dict({"prompt": self.train})
-
     def arguments(self, fixed: list[float] | None, **common: Any) -> RLOOConfig:
         weights = None if fixed is None else (np.array(fixed) / self.normalisation[1]).tolist()
         return RLOOConfig(
             num_generations=GROUP, max_completion_length=TOKENS, top_k=0, beta=BETA, reward_weights=weights, **common
         )
-
-    def panacea(self, model: Any, **options: Any) -> PanaceaRLOOTrainer:
-        trainer = PanaceaRLOOTrainer(model, list(self.rewards.values()), **options)
-        mean, std = (torch.tensor(constant).float() for constant in self.normalisation)
-        trainer.reward_normalisation = mean, std
-        self.history = trainer.history
-        return trainer
-
-    def separate(self, model: Any, **options: Any) -> RLOOTrainer:
-        return RLOOTrainer(model, list(self.rewards.values()), **options)
 
     def prompted(self, wording: Any, preferences: Any, prompts: list[Any] | None = None) -> Front:
         """The front of the base model with the preference in its system prompt."""

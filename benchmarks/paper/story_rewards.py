@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from datasets import Dataset
-from torch import Tensor
-from trl import RLOOConfig, RLOOTrainer
+from trl import RLOOConfig
 
+from by_rewards import ByRewards
 from peft_panacea.front import Front, evaluate_front
 from peft_panacea.rewards import Brevity, Valence, dialogue_share
 from peft_panacea.simplex import simplex_grid
-from peft_panacea.training import ObjectiveRewardMixin
 from public_data import LEXICON
 from stories import Stories
 from variants import Settings
@@ -21,24 +18,10 @@ from variants import Settings
 GROUP, TOKENS, BETA = 4, 48, 0.1
 
 
-class PanaceaRLOOTrainer(ObjectiveRewardMixin, RLOOTrainer):
-    """Keeps the preference and the rewards of every completion, from which one sees from which step on it steers."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.history: list[list[Any]] = []
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        found = super()._calculate_rewards(*args, **kwargs)
-        self.history.append([self._preferences.tolist(), found[:, : len(self.objectives)].tolist()])
-        return found
-
-
-class StoryRewards(Stories):
+class StoryRewards(ByRewards, Stories):
     """Scores are rewards of sampled completions, 4 for each prompt, in the base model's standard deviations."""
 
     learning_rate, steps, rows = 3e-3, 50, 64
-    history: list[Any]  # of the last run of Panacea
     unit = "reward"
 
     def __init__(self, shared: Path, objectives: list[str]) -> None:
@@ -57,24 +40,11 @@ class StoryRewards(Stories):
             tokenizer=self.tokenizer, samples=2, seed=1, max_new_tokens=TOKENS,
         ).normalisation  # fmt: skip
 
-    def data(self, fixed: list[float] | None, steps: int, seed: int) -> Dataset:
-        return Dataset.from_dict({"prompt": self.train})
-
     def arguments(self, fixed: list[float] | None, **common: Any) -> RLOOConfig:
         weights = None if fixed is None else (np.array(fixed) / self.normalisation[1]).tolist()
         return RLOOConfig(
             num_generations=GROUP, max_completion_length=TOKENS, top_k=0, beta=BETA, reward_weights=weights, **common
         )
-
-    def panacea(self, model: Any, **options: Any) -> PanaceaRLOOTrainer:
-        trainer = PanaceaRLOOTrainer(model, list(self.rewards.values()), **options)
-        mean, std = (torch.tensor(constant).float() for constant in self.normalisation)
-        trainer.reward_normalisation = mean, std
-        self.history = trainer.history
-        return trainer
-
-    def separate(self, model: Any, **options: Any) -> RLOOTrainer:
-        return RLOOTrainer(model, list(self.rewards.values()), **options)
 
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[str] | None = None) -> Front:
         return evaluate_front(
