@@ -6,8 +6,9 @@ BIN := .venv/bin
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
 
+# The tests of a file share what is slow to make.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tables and the figure of docs/performance.md; goes on where a run was stopped.
 bench: .venv/installed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from experiment import Experiment
 from public_data import CHAT_MODEL, CHAT_PROMPTS
@@ -23,7 +23,7 @@ LONGEST = 120  # characters
 class Chat(Experiment):
     """The prompts are conversations of one message, in a fixed order; the splits are those of the file.
 
-    The model is unpacked once into `runs/smollm2`. Its weights are float32, and its products bfloat16 by autocast.
+    The model is unpacked once into `runs/smollm2`. Its weights are bfloat16, as they were published.
 
     Args:
         shared: Folder with `models/` and `data/`.
@@ -46,7 +46,10 @@ class Chat(Experiment):
         super().__init__(MODEL, split["test"], split["dev"], split["train"])
 
     def base_model(self) -> PreTrainedModel:
-        return super().base_model().to(self.device)
+        model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.bfloat16).to(self.device)
+        # TRL asks for the last positions alone, a slice, for which a CPU would copy the output layer once for every row.
+        model.lm_head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
+        return model
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ POLITENESS = Path("runs/politeness")
 class ChatRewards(ByRewards, Chat):
     """Scores are rewards of sampled completions, 2 for each prompt, in the base model's standard deviations."""
 
-    learning_rate, steps, rows = 3e-3, 24, 24
+    learning_rate, steps, rows = 3e-3, 16, 24
     unit = "reward"
 
     def __init__(self, shared: Path, objectives: list[str]) -> None:

@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="run nothing, write the tables")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--labels", nargs="+", help="some rows of the tables, by their whole names")
     args = parser.parse_args()
     if args.tables:
         text = PAGE.read_text(encoding="utf-8")
@@ -163,7 +164,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()
     torch.set_num_threads(1)
-    todo = [(name, label, seed) for seed in args.seeds for name in args.experiments for label in EXPERIMENTS[name][1]]
+    todo = [
+        (name, label, seed)
+        for seed in args.seeds
+        for name in args.experiments
+        for label in EXPERIMENTS[name][1]
+        if not args.labels or label in args.labels
+    ]
     for key in tqdm(todo, desc="runs"):
         if key in {(r["experiment"], r["label"], r["seed"]) for r in read(args.output)}:
             continue

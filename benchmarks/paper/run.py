@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/paper/run.py rl2 --shared ../shared
 
 EXPERIMENT is rl2, rl3, dpo, sft3, sft4, sft5 or sft10. For every seed and method it writes one JSON file to
-`runs/paper/EXPERIMENT/` and at the end all of them to `docs/results/EXPERIMENT.json`. Resumable: what is there is not
-run again. `--jobs` seeds run side by side, one thread each.
+`runs/paper/EXPERIMENT/` and at the end all of them to `docs/results/EXPERIMENT.json`. Resumable: what is in either is
+not run again. `--jobs` seeds run side by side, one thread each.
 
 All methods of a comparison train on the same number of rows in total ("cost" 1); "each …" means that each separate
 model trains as long as Panacea's one. Fixed before the first run: everything in these files but what `docs/results.md`
@@ -89,6 +89,7 @@ class Seed:
         paper = Settings(way="batch", vertex_probability=0.1)
         own = Settings(r=2, preference_rank=8)
         found = {"Panacea, as in the paper": paper, "Panacea, per row, rank 8 each": own}
+        found["Panacea, default"] = Settings(r=0, preference_rank=8)
         if self.name == "sft4":
             found["Panacea, per row"] = Settings()
         if self.name == "dpo":
@@ -138,14 +139,14 @@ class Seed:
         return replace(fronts[0], preferences=preferences, scores=scores, side_effects=effects)
 
 
-def one_seed(name: str, shared: Path, seed: int, folder: Path) -> None:
+def one_seed(name: str, shared: Path, seed: int, folder: Path, known: set[tuple[str, int]]) -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()
     todo = Seed(name, EXPERIMENTS[name](shared), seed)
     for label, (cost, method) in todo.methods().items():
         path = folder / f"{label}_{seed}.json"
-        if not path.exists():
+        if not path.exists() and (label, seed) not in known:
             front, seconds = method()
             details = {"method": label, "seed": seed, "cost": cost, "seconds": round(seconds, 1)}
             replace(front, details=details).to_json(path)
@@ -176,19 +177,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="only this seed, in this process")
     args = parser.parse_args()
     folder, shared = args.runs / args.experiment, public_data(args.shared)
+    output = args.results / f"{args.experiment}.json"
+    done = json.loads(output.read_text(encoding="utf-8"))["fronts"] if output.exists() else []
     if args.seed is not None:
-        one_seed(args.experiment, shared, args.seed, folder)
+        one_seed(args.experiment, shared, args.seed, folder, {(front["method"], front["seed"]) for front in done})
         return
 
     def start(seed: int) -> None:
         command = [sys.executable, __file__, args.experiment, "--shared", shared, "--runs", args.runs]
-        done = subprocess.run([*command, "--seed", str(seed)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr[-3000:])
+        command += ["--results", args.results, "--seed", str(seed)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise RuntimeError(ended.stderr[-3000:])
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(tqdm(pool.map(start, SEEDS), total=len(SEEDS), desc=args.experiment, unit="seed"))
     experiment = EXPERIMENTS[args.experiment](shared)
+    done += [compact(path) for path in sorted(folder.glob("*.json"))]
+    fronts = {(front["method"], front["seed"]): front for front in done}
     result = {
         "command": f"python benchmarks/paper/run.py {args.experiment}",
         "versions": {m.__name__: m.__version__ for m in (peft_panacea, torch, transformers, peft, trl)},
@@ -197,10 +203,10 @@ def main() -> None:
         "steps": experiment.steps,
         "rows per step": experiment.rows,
         "normalisation": None if experiment.normalisation is None else np.round(experiment.normalisation, 5).tolist(),
-        "fronts": [compact(path) for path in sorted(folder.glob("*.json"))],
+        "fronts": [fronts[key] for key in sorted(fronts)],
     }
     args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / f"{args.experiment}.json").write_text(json.dumps(result) + "\n")
+    output.write_text(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

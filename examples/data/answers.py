@@ -4,13 +4,14 @@
 
 Writes `answers.jsonl`, every prompt with its answers and their scores, for DPO, and `best.jsonl`, for every prompt and
 objective the answer that it scores highest, for SFT. A conversation is answered through the model's chat template, and
-so is a text if there is one; their rows are conversations.
+so is a text if there is one; their rows are conversations. The same command goes on where it was interrupted.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -52,6 +53,32 @@ def with_config(words: list[str]) -> list[str]:
     return [word for name, values in given.items() for word in (f"--{name}", *map(str, values))] + words
 
 
+def begin(path: Path, settings: dict[str, str], prompts: list[Any]) -> list[dict[str, Any]]:
+    """The rows that an interrupted run of the same command has left in the file; without one, it begins anew."""
+    first = json.dumps(settings)
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # a torn last line has no end
+    rows = [json.loads(line) for line in whole[1:]] if whole[:1] == [first] else []
+    if [row["prompt"] for row in rows] != prompts[: len(rows)]:
+        rows = []
+    path.write_text(f"{first}\n{lines(rows)}", encoding="utf-8")
+    return rows
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def best(rows: list[dict[str, Any]], objectives: list[str]) -> list[dict[str, Any]]:
+    """For every prompt and objective the answer with the highest score, the first of equal ones."""
+    found = []
+    for row in rows:
+        for name in objectives:
+            scores = [of_one[name] for of_one in row["scores"]]
+            winner = row["responses"][scores.index(max(scores))]
+            found.append({"prompt": row["prompt"], "completion": winner, "objective": name})
+    return found
+
+
 def main() -> None:
     args = parse_arguments()
     # Imported here, so that what is wrong with the flags and `--help` need not wait for it.
@@ -76,7 +103,6 @@ def main() -> None:
         rewards = [load_reward(spec, tokenizer) for spec in args.rewards]
     except (ImportError, OSError, ValueError) as error:
         raise SystemExit(f"{error}") from None
-    torch.manual_seed(args.seed)
     model = AutoModelForCausalLM.from_pretrained(args.model_name_or_path, dtype=args.dtype)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if model.num_parameters() < 10_000_000:
@@ -85,27 +111,33 @@ def main() -> None:
     per_batch = max(1, args.batch_size // args.answers)
     decoding = {"do_sample": False} if args.greedy else {"temperature": args.temperature}
     print(f"{len(prompts)} prompts, {args.answers} answers each, of up to {args.max_new_tokens} tokens.")
-    with (args.output_dir / "answers.jsonl").open("w") as every, (args.output_dir / "best.jsonl").open("w") as best:
-        for start in trange(0, len(prompts), per_batch, desc="answering", unit="batch"):
-            some = prompts[start : start + per_batch]
-            asked = [prompt for prompt in some for _ in range(args.answers)]
-            with torch.no_grad():
-                answers = sample(model, tokenizer, asked, max_new_tokens=args.max_new_tokens, **decoding)
-            # A conversation is answered by a message, as TRL's trainers have it.
-            texts = [
-                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-                for prompt, text in zip(asked, answers.texts, strict=True)
-            ]
-            known = {"prompts": asked, "completion_ids": answers.token_ids, "ended": answers.ended}
-            judged = [reward(texts, **known) for reward in rewards]
-            scores = [dict(zip(args.objectives, row, strict=True)) for row in zip(*judged, strict=True)]
-            for i, prompt in enumerate(some):
-                group = slice(i * args.answers, (i + 1) * args.answers)
-                row = {"prompt": prompt, "responses": texts[group], "scores": scores[group]}
-                every.write(json.dumps(row) + "\n")
-                for name in args.objectives:
-                    winner = max(range(*group.indices(len(texts))), key=lambda n, of=name: scores[n][of])
-                    best.write(json.dumps({"prompt": prompt, "completion": texts[winner], "objective": name}) + "\n")
+    unfinished = args.output_dir / "answers.partial.jsonl"
+    rows = begin(unfinished, settings={name: str(value) for name, value in vars(args).items()}, prompts=prompts)
+    for start in trange(len(rows), len(prompts), per_batch, desc="answering", unit="batch"):
+        torch.manual_seed(args.seed + start)
+        some = prompts[start : start + per_batch]
+        asked = [prompt for prompt in some for _ in range(args.answers)]
+        with torch.no_grad():
+            answers = sample(model, tokenizer, asked, max_new_tokens=args.max_new_tokens, **decoding)
+        # A conversation is answered by a message, as TRL's trainers have it.
+        texts = [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(asked, answers.texts, strict=True)
+        ]
+        known = {"prompts": asked, "completion_ids": answers.token_ids, "ended": answers.ended}
+        judged = [reward(texts, **known) for reward in rewards]
+        scores = [dict(zip(args.objectives, row, strict=True)) for row in zip(*judged, strict=True)]
+        groups = [slice(i * args.answers, (i + 1) * args.answers) for i in range(len(some))]
+        new = [
+            {"prompt": prompt, "responses": texts[group], "scores": scores[group]}
+            for prompt, group in zip(some, groups, strict=True)
+        ]
+        with unfinished.open("a", encoding="utf-8") as file:
+            file.write(lines(new))
+        rows += new
+    (args.output_dir / "best.jsonl").write_text(lines(best(rows, args.objectives)), encoding="utf-8")
+    (args.output_dir / "answers.jsonl").write_text(lines(rows), encoding="utf-8")
+    unfinished.unlink()
     print(f"Wrote answers.jsonl and best.jsonl to {args.output_dir}")
 
 

@@ -1,4 +1,4 @@
-r"""Train a small reward model on labelled text, in a minute or two on one CPU core.
+r"""Train a small reward model on labelled text; one CPU core is enough.
 
     python examples/data/reward_model.py --data labelled.jsonl --label toxic
     python examples/data/reward_model.py --positive rt-polarity.pos --negative rt-polarity.neg --encoding latin-1

@@ -68,6 +68,16 @@ def adapter(model, tmp_path_factory):
     return folder
 
 
+FAILING = """
+import os
+
+def few(completions, prompts, **_):
+    if any(os.environ.get("FAIL_AT", "never") in str(prompt) for prompt in prompts):
+        raise KeyboardInterrupt
+    return [-float(len(completion[0]["content"])) for completion in completions]
+"""
+
+
 @pytest.fixture
 def rewards(tmp_path):
     (tmp_path / "rewards.py").write_text(REWARDS)
@@ -243,6 +253,33 @@ def test_answers_of_a_chat_model(run, model, rewards, tmp_path, capsys):
     run("data/answers.py", *flags, "--answers", 3, "--temperature", 0.01, "--dtype", "bfloat16", "--batch_size", 6)
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [len(row["responses"]) for row in rows] == [3] * 4
+
+
+def test_interrupted_answers_go_on(run, model, tmp_path, monkeypatch):
+    data = write(tmp_path / "texts.json", [f"w{i} w{i + 1}" for i in range(10, 15)])
+    (tmp_path / "rewards.py").write_text(FAILING)
+    flags = ["--model_name_or_path", model, "--data", data, "--objectives", "few", "late", "--max_new_tokens", 6]
+    flags += ["--rewards", *[f"{tmp_path / 'rewards.py'}:few"] * 2, "--answers", 2, "--batch_size", 4]
+    run("data/answers.py", *flags, "--output_dir", tmp_path / "whole")
+    monkeypatch.setenv("FAIL_AT", "w12 w13")  # which is in the second of three batches
+    with pytest.raises(KeyboardInterrupt):
+        run("data/answers.py", *flags, "--output_dir", tmp_path / "parts")
+    unfinished = tmp_path / "parts" / "answers.partial.jsonl"
+    assert len(unfinished.read_text().splitlines()) == 1 + 2
+    with unfinished.open("a") as file:
+        file.write('{"prompt": "torn')
+    monkeypatch.setenv("FAIL_AT", "w10 w11")  # not asked again
+    run("data/answers.py", *flags, "--output_dir", tmp_path / "parts")
+    for name in ("answers.jsonl", "best.jsonl"):
+        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert not unfinished.exists()
+
+    monkeypatch.setenv("FAIL_AT", "w12 w13")
+    with pytest.raises(KeyboardInterrupt):
+        run("data/answers.py", *flags, "--output_dir", tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt):  # other settings begin anew
+        monkeypatch.setenv("FAIL_AT", "w10 w11")
+        run("data/answers.py", *flags, "--output_dir", tmp_path / "parts", "--temperature", 0.5)
 
 
 def test_the_front_of_a_chat_model(run, adapter, rewards, tmp_path, capsys):

@@ -484,7 +484,7 @@ def test_adapters_of_any_name_and_with_counted_objectives(tokenizer):
             r"`rewards\['a'\]` must return a finite number for each of 15 completions, but got nan",
         ),
     ],
-    ids=str,
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )
 def test_what_is_refused(changed, error, message):
     arguments = {"model": echo, "prompts": PROMPTS, "rewards": REWARDS, "preferences": GRID, **changed}
