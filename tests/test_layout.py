@@ -16,6 +16,7 @@ ALLOWED = {
     "__init__": {"plugin", "simplex", "tuner"},
     "aggregation": set(),
     "completions": {"tuner"},
+    "convert": {"tuner"},
     "data": {"extras"},
     "extras": set(),
     "front": {"completions", "extras", "metrics", "rewards", "seeding", "tuner"},

@@ -18,6 +18,7 @@ from public_data import LEXICON
 from variants import Settings
 
 GROUP, TOKENS, BETA = 4, 40, 0.1
+PROMPTS, BATCH = 96, 128
 # Without it hardly an answer ends within so few tokens, and a length that never changes teaches nothing.
 SYSTEM = {"role": "system", "content": "Answer in one short sentence."}
 POLITENESS = Path("runs/politeness")
@@ -41,7 +42,7 @@ class ChatRewards(ByRewards, Chat):
         self.coarse = simplex_grid(2, 4) if len(objectives) == 2 else None
         asked = ([[SYSTEM, *prompt] for prompt in prompts] for prompts in (self.test, self.development, self.train))
         self.test, self.development, self.train = asked
-        self.test, self.development = self.test[:32], self.development[:32]
+        self.test, self.development = self.test[:PROMPTS], self.development[:PROMPTS]
 
     @cached_property
     def normalisation(self) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ class ChatRewards(ByRewards, Chat):
             m = len(self.objectives)
             front = evaluate_front(
                 self.adapted(None, Settings()), self.train[:48], self.rewards, [[1 / m] * m],
-                tokenizer=self.tokenizer, samples=2, seed=1, batch_size=32, max_new_tokens=TOKENS,
+                tokenizer=self.tokenizer, samples=2, seed=1, batch_size=BATCH, max_new_tokens=TOKENS,
             )  # fmt: skip
             front.to_json(path)
         return Front.from_json(path).normalisation
@@ -76,10 +77,10 @@ class ChatRewards(ByRewards, Chat):
             return found.texts
 
         rewards = {name: lambda texts, _f=f, **_: _f(texts, **known) for name, f in self.rewards.items()}
-        return evaluate_front(answer, prompts or self.test, rewards, preferences, samples=2, batch_size=32, base=False)
+        return evaluate_front(answer, prompts or self.test, rewards, preferences, samples=2, batch_size=BATCH, base=False)
 
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[Any] | None = None) -> Front:
         return evaluate_front(
             model, prompts or self.test, self.rewards, preferences,
-            tokenizer=self.tokenizer, samples=2, batch_size=32, base=base, max_new_tokens=TOKENS,
+            tokenizer=self.tokenizer, samples=2, batch_size=BATCH, base=base, max_new_tokens=TOKENS,
         )  # fmt: skip

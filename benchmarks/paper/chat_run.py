@@ -5,7 +5,7 @@
 EXPERIMENT is rl2, rl3, dpo, sft3, sft4, sft5 or sft10. A method of a seed is one file in
 `docs/results/chat/EXPERIMENT/`, with the scores of every prompt; what is there is not run again, so that any command
 goes on where the last one stopped, on another machine, too. `--methods` runs some of them. A GPU is used if there is
-one.
+one. The adapters are kept in `runs/paper/chat/`, to be listened to.
 
 All methods of a comparison train on the same number of rows in total ("cost" 1) unless their name says "each": then
 each separate model is trained as long as Panacea's one. `chat_tables.py` makes the tables of `docs/results.md`.
@@ -39,6 +39,7 @@ from public_data import OF_CHATS, public_data
 from variants import Settings
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results/chat"
+KEPT = Path("runs/paper/chat")
 EXPERIMENTS: dict[str, Callable[[Path], Chat]] = {
     "rl2": lambda shared: ChatRewards(shared, ["brief", "cheerful"]),
     "rl3": lambda shared: ChatRewards(shared, ["brief", "cheerful", "polite"]),
@@ -70,8 +71,8 @@ def methods(name: str, m: int) -> dict[str, float]:
     }
 
 
-def run(experiment: Chat, label: str, seed: int) -> tuple[Front, dict[str, Any]]:
-    """The front of a method on the prompts for testing, and what else is to be known of it."""
+def run(experiment: Chat, label: str, seed: int, kept: Path) -> tuple[Front, dict[str, Any]]:
+    """The front of a method on the prompts for testing, and what else is to be known of it; keeps its one adapter."""
     m, steps, start = len(experiment.objectives), experiment.steps, time.perf_counter()
     kind, _, rest = label.partition(", ")
     if kind == "prompt":
@@ -97,6 +98,7 @@ def run(experiment: Chat, label: str, seed: int) -> tuple[Front, dict[str, Any]]
             settings = replace(settings, way="batch", aggregation="tchebycheff")
         model, cost = experiment.train_one(None, settings, steps, seed), 1.0
     details = {"cost": cost, "seconds": round(time.perf_counter() - start, 1)}
+    model.save_pretrained(kept)
     if kind == "Panacea" and experiment.history:
         details["history"] = experiment.history
     return experiment.front(model, experiment.grid, base=True), details
@@ -123,7 +125,7 @@ def main() -> None:
             if path.exists() or (label.startswith("prompt") and seed):  # which nothing random is trained for
                 continue
             print(f"{args.experiment}, {label}, seed {seed}", flush=True)
-            front, details = run(experiment, label, seed)
+            front, details = run(experiment, label, seed, KEPT / args.experiment / f"{label}_{seed}")
             common = {"method": label, "seed": seed, "steps": experiment.steps, "rows": experiment.rows}
             front = replace(front, details={**common, **details, "unit": experiment.unit, "versions": VERSIONS})
             if experiment.normalisation is not None:

@@ -3,9 +3,9 @@
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
 from .model import PanaceaModel
-from .preferences import parse_preference
+from .preferences import Preference, Preferences, parse_preference
 from .state import PreferenceState
-from .steering import get_objectives, get_preference, preference, set_preference
+from .steering import first_active, get_objectives, get_preference, preference, set_preference
 from .svd import PanaceaSVD
 
 __all__ = [
@@ -14,7 +14,10 @@ __all__ = [
     "PanaceaLinear",
     "PanaceaModel",
     "PanaceaSVD",
+    "Preference",
     "PreferenceState",
+    "Preferences",
+    "first_active",
     "get_objectives",
     "get_preference",
     "parse_preference",

@@ -44,7 +44,9 @@ def _select(state: PreferenceState, adapter_name: str | list[str] | None) -> lis
     return names
 
 
-def _first_active(layer: PanaceaLayer, adapter_name: str | None) -> str:
+def first_active(model: nn.Module, adapter_name: str | None = None) -> str:
+    """The adapter of that name, or the first active one; refused if it is no Panacea adapter of the model."""
+    layer = first_layer(model)
     state = layer.preference_state
     if adapter_name is None:
         adapter_name = next((name for name in layer.active_adapters if name in state.objectives), None)
@@ -115,8 +117,7 @@ def get_preference(model: nn.Module, adapter_name: str | None = None) -> Tensor:
     Returns:
         A float32 CPU tensor [m], or [B, m] if every row of the batch has its own. Writing into it changes nothing.
     """
-    layer = first_layer(model)
-    return layer.preference_state.get(_first_active(layer, adapter_name)).clone()
+    return first_layer(model).preference_state.get(first_active(model, adapter_name)).clone()
 
 
 def get_objectives(model: nn.Module, adapter_name: str | None = None) -> list[str]:
@@ -126,8 +127,7 @@ def get_objectives(model: nn.Module, adapter_name: str | None = None) -> list[st
         model: A model with at least one Panacea adapter.
         adapter_name: The adapter to ask; the first active one if None.
     """
-    layer = first_layer(model)
-    return list(layer.preference_state.objectives[_first_active(layer, adapter_name)])
+    return list(first_layer(model).preference_state.objectives[first_active(model, adapter_name)])
 
 
 @contextmanager

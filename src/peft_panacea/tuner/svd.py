@@ -80,6 +80,7 @@ class PanaceaSVD(nn.Module):
     ) -> None:
         super().__init__()
         k = r + num_objectives * preference_rank
+        self.num_objectives = num_objectives
         self.preference_rank = preference_rank
         self.factor = factor
         self.centre, self.inverse_std = whitening(num_objectives) if white else (0.0, 1.0)

@@ -1,0 +1,5 @@
+"""A Panacea adapter as plain LoRA adapters, which load where this package is not installed."""
+
+from .lora import export_lora, export_lora_basis, export_lora_grid
+
+__all__ = ["export_lora", "export_lora_basis", "export_lora_grid"]
