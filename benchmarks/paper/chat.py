@@ -47,7 +47,7 @@ class Chat(Experiment):
 
     def base_model(self) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.bfloat16).to(self.device)
-        # TRL asks for the last positions alone, a slice, for which a CPU would copy the output layer once for every row.
+        # TRL asks for the last positions, a slice, for which a CPU would copy the output layer once for every row.
         model.lm_head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(),))
         return model
 

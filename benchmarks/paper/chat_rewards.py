@@ -77,7 +77,9 @@ class ChatRewards(ByRewards, Chat):
             return found.texts
 
         rewards = {name: lambda texts, _f=f, **_: _f(texts, **known) for name, f in self.rewards.items()}
-        return evaluate_front(answer, prompts or self.test, rewards, preferences, samples=2, batch_size=BATCH, base=False)
+        return evaluate_front(
+            answer, prompts or self.test, rewards, preferences, samples=2, batch_size=BATCH, base=False
+        )
 
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[Any] | None = None) -> Front:
         return evaluate_front(

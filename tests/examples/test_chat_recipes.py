@@ -277,8 +277,8 @@ def test_interrupted_answers_go_on(run, model, tmp_path, monkeypatch):
     monkeypatch.setenv("FAIL_AT", "w12 w13")
     with pytest.raises(KeyboardInterrupt):
         run("data/answers.py", *flags, "--output_dir", tmp_path / "parts")
+    monkeypatch.setenv("FAIL_AT", "w10 w11")
     with pytest.raises(KeyboardInterrupt):  # other settings begin anew
-        monkeypatch.setenv("FAIL_AT", "w10 w11")
         run("data/answers.py", *flags, "--output_dir", tmp_path / "parts", "--temperature", 0.5)
 
 
