@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..tuner import PanaceaSVD
 
@@ -21,10 +21,7 @@ class Factors(NamedTuple):
     def filled(self, rank: int) -> Factors:
         """The same product with k = `rank`, by directions of zeros."""
         missing = rank - len(self.A)
-        return Factors(
-            torch.cat([self.B, self.B.new_zeros(len(self.B), missing)], dim=1),
-            torch.cat([self.A, self.A.new_zeros(missing, self.A.shape[1])]),
-        )
+        return Factors(nn.functional.pad(self.B, (0, missing)), nn.functional.pad(self.A, (0, 0, 0, missing)))
 
 
 @torch.no_grad()
@@ -52,4 +49,4 @@ def as_basis(svd: PanaceaSVD) -> list[Factors]:
 def _some(svd: PanaceaSVD, gain: Tensor, directions: slice) -> Factors:
     dtype = torch.promote_types(svd.U.dtype, torch.float32)
     B, A = svd.U[:, directions].to(dtype) * gain.to(dtype), svd.Vh[directions].to(dtype)
-    return Factors(B.cpu(), A.cpu().clone())
+    return Factors(B.cpu().contiguous(), A.cpu().clone())
