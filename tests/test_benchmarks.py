@@ -319,6 +319,13 @@ def test_chat_tables():
         assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
 
 
+def test_the_table_of_llama_cpp(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "serving"))
+    serving = import_module("llama_cpp")
+    runs = json.loads(serving.RESULT.read_text(encoding="utf-8"))["runs"]
+    assert f"<!-- serving -->\n{serving.table(runs)}\n<!-- end -->" in serving.PAGE.read_text(encoding="utf-8")
+
+
 def test_coordinates_tables():
     coordinates = import_module("coordinates")
     page = coordinates.PAGE.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ ALLOWED = {
     "__init__": {"plugin", "simplex", "tuner"},
     "aggregation": set(),
     "completions": {"tuner"},
-    "convert": {"tuner"},
+    "convert": {"extras", "tuner"},
     "data": {"extras"},
     "extras": set(),
     "front": {"completions", "extras", "metrics", "rewards", "seeding", "tuner"},

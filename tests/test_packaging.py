@@ -18,7 +18,14 @@ import peft_panacea
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
-EXTRA_OF = {"data": "train", "training": "train", "front": "eval", "metrics": "eval", "plots": "eval"}
+EXTRA_OF = {
+    "convert": "gguf",
+    "data": "train",
+    "training": "train",
+    "front": "eval",
+    "metrics": "eval",
+    "plots": "eval",
+}
 """All other rooms need none."""
 
 

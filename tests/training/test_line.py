@@ -26,7 +26,7 @@ COMPLETIONS = {"completions/mean_length": 36.4, "completions/clipped_ratio": 0.1
     [
         (
             {**HELPFUL, **BRIEF, "kl": 3.1, **COMPLETIONS},
-            "helpful 0.12 → 0.55  brief -15.2 → -6.84  (reward, low → high own weight)  KL 3.10  36 tokens  "
+            "helpful 0.12 → 0.55  brief -15.2 → -6.84  (reward, low → high own weight)  KL 3.100  36 tokens  "
             "ended 81 %  steers",
         ),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from ..tuner import PanaceaConfig
@@ -53,6 +54,32 @@ model.set_adapter("mixture")
 ```
 """
 
+GGUF = """
+# GGUF adapters that add up to any preference
+
+Exported from a Panacea adapter with the objectives {objectives}. Weighed as below they add up to the adapter at a
+preference:
+
+| file | weight |
+|---|---|
+{rows}
+
+```bash
+llama-server -m BASE.gguf --lora {files} --cache-ram 0
+```
+
+Every request then says all weights, by the position of the file, and does without the prompt cache, which does not
+know that the weights have changed:
+
+```json
+{{"prompt": "…", "cache_prompt": false, "lora": {request}}}
+```
+
+A request without `lora`, or with an empty one, has every adapter at weight 1, which is no preference at all. Weights
+outside the simplex (below 0, or with another sum) work and extrapolate; no server knows which preferences the adapter
+was trained or is meant for.
+"""
+
 
 def of_preference(config: PanaceaConfig, preference: Mapping[str, float]) -> str:
     """README of a LoRA adapter at one preference."""
@@ -62,12 +89,25 @@ def of_preference(config: PanaceaConfig, preference: Mapping[str, float]) -> str
 
 def of_basis(config: PanaceaConfig, weights: Mapping[str, float | str]) -> str:
     """README of a basis; the weight of an adapter is a number, or the objective whose entry of a preference it is."""
+    objectives, rows, example = _basis(config, weights)
+    return _head(config) + BASIS.format(objectives=objectives, rows=rows, weights=example)
+
+
+def of_gguf(config: PanaceaConfig, weights: Mapping[str, float | str]) -> str:
+    """README of a basis as GGUF files."""
+    objectives, rows, example = _basis(config, weights)
+    request = json.dumps([{"id": i, "scale": weight} for i, weight in enumerate(example.values())])
+    files = ",".join(f"{name}.gguf" for name in weights)
+    return _head(config) + GGUF.format(objectives=objectives, rows=rows, files=files, request=request)
+
+
+def _basis(config: PanaceaConfig, weights: Mapping[str, float | str]) -> tuple[str, str, dict[str, float]]:
+    """The objectives, the rows of a table and the weights at the centre."""
     m = len(config.objective_names)
     rows = [f"| `{name}` | {weight:g} |" if isinstance(weight, float) else f"| `{name}` | the entry of {weight} |"
             for name, weight in weights.items()]  # fmt: skip
     example = {name: weight if isinstance(weight, float) else round(1 / m, 3) for name, weight in weights.items()}
-    objectives = ", ".join(config.objective_names)
-    return _head(config) + BASIS.format(objectives=objectives, rows="\n".join(rows), weights=example)
+    return ", ".join(config.objective_names), "\n".join(rows), example
 
 
 def _head(config: PanaceaConfig) -> str:

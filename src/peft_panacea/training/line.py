@@ -32,7 +32,7 @@ def describe(logs: Mapping[str, Any]) -> str:
         what = "reward" if f"steering/{names[0]}/error" in logs else "loss"
         parts.append(f"({what}, low → high own weight)")
     if logs.get("kl") is not None:
-        parts.append(f"KL {logs['kl']:.2f}")
+        parts.append(f"KL {logs['kl']:.3f}")
     if "completions/mean_length" in logs:
         parts.append(f"{logs['completions/mean_length']:.0f} tokens")
         parts.append(f"ended {100 * (1 - logs['completions/clipped_ratio']):.0f} %")
