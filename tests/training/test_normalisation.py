@@ -3,11 +3,13 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 
 from peft_panacea.front import evaluate_base
 from peft_panacea.front.answers import SteeredModel
+from peft_panacea.training import normalisation
 from peft_panacea.training.identity import digest
 from small_trainers import GRPO, few_a, length, make
 
@@ -101,6 +103,19 @@ def test_another_reward_or_other_prompts_are_measured_anew(tmp_path, caplog):
         f"{path} is of other rewards and prompts; the rewards are measured anew.",
     ]
     assert json.loads(path.read_text())["rewards"]["rainy"].startswith("few_a ")
+
+
+def test_a_reward_that_seldom_differs_is_said_to_weigh_much(caplog):
+    scores = np.stack([np.arange(16.0), np.arange(16) < 3], axis=1)
+    with caplog.at_level(logging.WARNING, "peft_panacea"):
+        found = normalisation.constants(scores, ["long", "rare"])
+    np.testing.assert_allclose([found["mean"]["rare"], found["std"]["rare"]], [3 / 16, scores[:, 1].std(ddof=1)])
+    assert [record.getMessage().partition(". ")[0] for record in caplog.records] == [
+        "The reward of 'rare' is the same for 81 % of the model's own completions"
+    ]
+    caplog.clear()
+    normalisation.constants(scores[:12], ["long", "rare"])  # 75 %
+    assert not caplog.records
 
 
 def test_a_reward_that_never_differs_cannot_be_normalised(tmp_path):

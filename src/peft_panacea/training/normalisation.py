@@ -8,7 +8,37 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 logger = logging.getLogger(__name__)
+
+SAME = 0.75
+"""Share of completions with one value of a reward above which its deviation says more of the others' rarity."""
+
+
+def constants(scores: np.ndarray, objectives: list[str]) -> dict[str, dict[str, float]]:
+    """`mean` and `std` of each objective; of scores [n, m].
+
+    Raises:
+        ValueError: A reward is the same for every completion.
+    """
+    same = {}
+    for name, column in zip(objectives, scores.T, strict=True):
+        same[name] = np.unique(column, return_counts=True)[1].max() / len(column)
+    if constant := [name for name, share in same.items() if share == 1]:
+        raise ValueError(
+            f"Every reward must differ between completions to be normalised, but of {constant} at least one did not."
+        )
+    std = dict(zip(objectives, scores.std(axis=0, ddof=1).tolist(), strict=True))
+    for name, share in same.items():
+        if share > SAME:
+            logger.warning(
+                "The reward of %r is the same for %.0f %% of the model's own completions. In units of its standard "
+                "deviation, %.3g, the others weigh much, and training may follow this objective at every preference. "
+                "Ask for completions that differ in it, such as longer ones, or take a reward that tells them apart.",
+                name, 100 * share, std[name],
+            )  # fmt: skip
+    return {"mean": dict(zip(objectives, scores.mean(axis=0).tolist(), strict=True)), "std": std}
 
 
 def digest(prompts: list[Any]) -> str:

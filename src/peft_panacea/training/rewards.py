@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -263,11 +262,4 @@ class ObjectiveRewardMixin(PreferenceMixin):
     def _measured_constants(self, dataset: Any) -> dict[str, dict[str, float]]:
         """`mean` and `std` by objective, of the completions of the model without its adapter."""
         scores = evaluate_base(**self._measuring(dataset, {"samples": self.num_generations}))
-        each = scores.reshape(-1, len(self.objectives))
-        same = [name for name, column in zip(self.objectives, each.T, strict=True) if np.ptp(column) == 0]
-        if same:
-            raise ValueError(
-                f"Every reward must differ between completions to be normalised, but of {same} at least one did not."
-            )
-        constants = {"mean": each.mean(axis=0), "std": each.std(axis=0, ddof=1)}
-        return {key: dict(zip(self.objectives, row.tolist(), strict=True)) for key, row in constants.items()}
+        return normalisation.constants(scores.reshape(-1, len(self.objectives)), self.objectives)
