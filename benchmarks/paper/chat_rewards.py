@@ -59,9 +59,8 @@ class ChatRewards(ByRewards, Chat):
 
     def arguments(self, fixed: list[float] | None, **common: Any) -> RLOOConfig:
         weights = None if fixed is None else (np.array(fixed) / self.normalisation[1]).tolist()
-        return RLOOConfig(
-            num_generations=GROUP, max_completion_length=TOKENS, top_k=0, beta=BETA, reward_weights=weights, **common
-        )
+        own = {"num_generations": GROUP, "max_completion_length": TOKENS, "top_k": 0, "beta": BETA}
+        return RLOOConfig(reward_weights=weights, **{**own, **common})
 
     def prompted(self, wording: Any, preferences: Any, prompts: list[Any] | None = None) -> Front:
         """The front of the base model with the preference in its system prompt."""

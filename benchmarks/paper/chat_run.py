@@ -62,6 +62,8 @@ def methods(name: str, m: int) -> dict[str, float]:
     found = dict.fromkeys(ADAPTERS, 1.0)
     if name == "dpo":
         found["Panacea, Tchebycheff"] = 1.0
+    if name.startswith("rl"):
+        found["Panacea, β 0.3"] = 1.0
     return {
         **found,
         "Rewarded Soups": 1.0,
@@ -94,6 +96,8 @@ def run(experiment: Chat, label: str, seed: int, kept: Path) -> tuple[Front, dic
         model, cost = soup(experiment, specialists), each * m / steps
     else:
         settings = ADAPTERS.get(label, ADAPTERS["Panacea"])
+        if rest == "β 0.3":
+            settings = replace(settings, beta=0.3)
         if rest == "Tchebycheff":
             settings = replace(settings, way="batch", aggregation="tchebycheff")
         model, cost = experiment.train_one(None, settings, steps, seed), 1.0

@@ -95,6 +95,7 @@ class Experiment:
                 learning_rate=settings.learning_rate or self.learning_rate,
                 warmup_steps=max(1, steps // 10),
                 seed=seed,
+                **({} if settings.beta is None else {"beta": settings.beta}),
                 **self.precision,
                 **QUIET,
             ),

@@ -25,6 +25,7 @@ class Settings:
     dropout: float = 0.0
     averaging: bool = False
     learning_rate: float | None = None
+    beta: float | None = None
     scale_per_objective: bool = False
     bilinear: bool = False
     monotone: bool = False
