@@ -14,7 +14,9 @@ DESIGN = SOURCE.parents[1] / "docs" / "design.md"
 # What the files of a room may import outside of it. `tuner` could move into PEFT as it is.
 ALLOWED = {
     "__init__": {"plugin", "simplex", "tuner"},
+    "__main__": {"command"},
     "aggregation": set(),
+    "command": {"convert", "simplex", "tuner"},
     "completions": {"tuner"},
     "convert": {"extras", "tuner"},
     "data": {"extras"},
