@@ -79,6 +79,7 @@ def test_an_export_is_that_of_the_function(flags, export, folder, tmp_path, caps
     [
         (["info", "nowhere"], "nowhere"),
         (["info", "lora"], "`PATH` must be a Panacea adapter, but .*lora is of .*LORA"),
+        (["card", "lora"], "`PATH` must be a Panacea adapter"),
         (["export", "adapter", "out", "--preference", "0.3", "0.3"], "2 non-negative entries that sum to 1"),
         (["export", "adapter", "out", "--preference", "0.3"], "`preference` must have 2 non-negative entries"),
         (["export", "adapter", "out", "--preference", "a", "b"], "`--preference` must be numbers"),
@@ -115,6 +116,15 @@ def test_help_has_examples(words, capsys):
         main(words)
     assert stopped.value.code == 0
     assert "peft-panacea export runs/chat/dpo runs/gguf --basis --gguf" in capsys.readouterr().out
+
+
+def test_a_card_is_renewed(folder, capsys):
+    path = folder / "adapter" / "README.md"
+    text = path.read_text()
+    path.write_text(text.replace("## Steering", "## Old"))
+    assert main(["card", str(folder / "adapter")]) == 0
+    assert capsys.readouterr().out == f"wrote {path}\n"
+    assert path.read_text() == text
 
 
 def test_it_is_a_module(folder):

@@ -18,6 +18,7 @@ from trl import TrlParser
 import peft_panacea
 from arguments import RecipeArguments, in_one_sentence
 from peft_panacea import simplex_grid
+from peft_panacea.card import write_card
 from peft_panacea.front import Front, describe, describe_work
 from peft_panacea.training import PreferenceArguments, print_lines_only
 
@@ -77,4 +78,5 @@ def run(trainer: Trainer, recipe: RecipeArguments, held_out: Dataset | None, uni
     known = {**front.details, "versions": {**front.details.get("versions", {}), **versions}}
     replace(front, details={**known, **details}).to_json(output / "front.json")
     written = Front.from_json(output / "front.json")  # the digits that it has are those that are printed
+    write_card(output)
     print(f"\n{unit}\n\n{describe(written)}\n\nWrote the adapter, held_out.json and front.json to {output}")

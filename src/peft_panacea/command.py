@@ -1,4 +1,4 @@
-"""The command line: what an adapter is, and its exports. It parses and calls."""
+"""The command line: what an adapter is, its exports, its card. It parses and calls."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ EPILOG = """examples:
   peft-panacea info runs/chat/dpo
   peft-panacea export runs/chat/dpo runs/lora --preference helpful=0.3 harmless=0.7
   peft-panacea export runs/chat/dpo runs/gguf --basis --gguf
+  peft-panacea card runs/chat/dpo
 """
 
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "peft-panacea", description="Adapters that follow a preference.", epilog=EPILOG, formatter_class=shape
     )
-    commands = parser.add_subparsers(required=True, metavar="{info,export}")
+    commands = parser.add_subparsers(required=True, metavar="{info,export,card}")
     info = commands.add_parser("info", help="what an adapter is", epilog=EPILOG, formatter_class=shape)
     info.add_argument("path", metavar="PATH", help="adapter, a folder or a name on the Hub")
     info.add_argument("--json", action="store_true", help="for programs")
@@ -59,7 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--extrapolate", action="store_true", help="with --preference: also outside the simplex")
     export.add_argument("--json", action="store_true", help="say what was written as JSON")
     export.set_defaults(command=_export)
+    card = commands.add_parser(
+        "card", help="renew what its README.md says about steering", epilog=EPILOG, formatter_class=shape
+    )
+    card.add_argument("path", metavar="PATH", type=Path, help="adapter, a folder, perhaps with front.json in it")
+    card.set_defaults(command=_card)
     return parser
+
+
+def _card(args: argparse.Namespace) -> None:
+    from .card import write_card
+
+    _config(str(args.path))
+    print(f"wrote {write_card(args.path)}")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -142,13 +155,6 @@ def _config(path: str) -> Any:
 def _model(path: str, config: Any) -> Any:
     import peft
 
-    kinds = {
-        "CAUSAL_LM": peft.AutoPeftModelForCausalLM,
-        "SEQ_2_SEQ_LM": peft.AutoPeftModelForSeq2SeqLM,
-        "SEQ_CLS": peft.AutoPeftModelForSequenceClassification,
-        "TOKEN_CLS": peft.AutoPeftModelForTokenClassification,
-        "QUESTION_ANS": peft.AutoPeftModelForQuestionAnswering,
-        "FEATURE_EXTRACTION": peft.AutoPeftModelForFeatureExtraction,
-    }
-    kind = kinds.get(config.task_type, peft.AutoPeftModel)
-    return kind.from_pretrained(path)
+    from .card import AUTO_CLASSES
+
+    return getattr(peft, AUTO_CLASSES.get(config.task_type, "AutoPeftModel")).from_pretrained(path)

@@ -46,7 +46,9 @@ def register() -> None:
 
     from ..tuner import PanaceaConfig, PanaceaModel
     from .load_adapter import load_whole_or_not_at_all
+    from .model_card import say_how_to_steer
 
     register_peft_method(name="panacea", config_cls=PanaceaConfig, model_cls=PanaceaModel)
     _accept_preference_keyword(PanaceaConfig)
     load_whole_or_not_at_all()
+    say_how_to_steer()
