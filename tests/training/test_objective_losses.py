@@ -372,6 +372,17 @@ def test_a_measured_loss_is_the_models_own_under_that_preference(tmp_path):
             assert row[i] == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_measuring_has_one_progress_bar(tmp_path, capsys):
+    trainer = make(Plain, tmp_path, eval_data=DATA[Trainer], per_device_eval_batch_size=4, disable_tqdm=False)
+    batches = 3 * sum(len(trainer.get_eval_dataloader(name)) for name in OBJECTIVES)
+    trainer.measure([[1, 0], [0.3, 0.7]])
+    bars = capsys.readouterr().err.split("\r")
+    assert all(bar.startswith("measuring: ") for bar in bars if "|" in bar)
+    assert f"measuring: 100%|██████████| {batches}/{batches} " in bars[-1]
+    trainer.evaluate()  # has its own again
+    assert "measuring" not in capsys.readouterr().err
+
+
 def test_the_base_model_of_dpo_does_not_prefer_anything(tmp_path):
     """TRL disables the adapter for its reference within the measurement that has it disabled."""
     trainer = make(DPO, tmp_path, eval_data=DATA[DPOTrainer], per_device_eval_batch_size=2)

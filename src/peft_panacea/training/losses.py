@@ -19,6 +19,7 @@ from ..tuner.steering import preference_kept, set_preference
 from .base import PreferenceMixin
 from .batches import ObjectiveCollator, ObjectiveSampler, by_objective
 from .forward import SharedForward
+from .measuring import one_progress_bar
 from .probe import LossProbe
 
 
@@ -200,7 +201,9 @@ class ObjectiveLossMixin(PreferenceMixin):
         steered = torch.as_tensor(preferences, dtype=torch.float32).reshape(len(preferences), -1)
         model = self.accelerator.unwrap_model(self.model)
         base = None
-        with preference_kept(self.model):
+        batches = sum(len(self.get_eval_dataloader(name)) for name in self.objectives)
+        loops = len(steered) + hasattr(model, "disable_adapter")
+        with preference_kept(self.model), one_progress_bar(self, loops * batches):
             losses = np.array([self._losses(preference) for preference in steered])
             if hasattr(model, "disable_adapter"):
                 with model.disable_adapter():

@@ -1,12 +1,15 @@
-"""What a trainer on rewards says to `evaluate_front`: its rewards, the prompts, how completions are sampled."""
+"""What a trainer says while its front is measured: to `evaluate_front` its rewards and prompts, to a reader how far."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
+from transformers.trainer_callback import ProgressCallback
 
 OWN_COLUMNS = ("prompt", "completion", "completion_ids")
 """Columns that are no further arguments of a reward, as in TRL."""
@@ -44,3 +47,18 @@ def generation_settings(trainer: Any) -> dict[str, Any]:
         return {"generation_config": trainer.generation_config}
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return {"max_new_tokens": trainer.max_completion_length, **{name: getattr(trainer, name) for name in names}}
+
+
+@contextmanager
+def one_progress_bar(trainer: Any, batches: int) -> Iterator[None]:
+    """One bar for all evaluation loops of the block, where transformers' own would go on counting past the first."""
+    callbacks = [one for one in trainer.callback_handler.callbacks if isinstance(one, ProgressCallback)]
+    callbacks = callbacks if trainer.is_world_process_zero() else []
+    for callback in callbacks:
+        callback.prediction_bar = tqdm(total=batches, desc="measuring", unit="batch", dynamic_ncols=True)
+    try:
+        yield
+    finally:
+        for callback in callbacks:
+            callback.prediction_bar.close()
+            callback.prediction_bar = None
