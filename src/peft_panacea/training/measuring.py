@@ -1,4 +1,4 @@
-"""What a trainer says while its front is measured: to `evaluate_front` its rewards and prompts, to a reader how far."""
+"""What a trainer says while its front is measured: its rewards and prompts to `evaluate_front`, how far to a reader."""
 
 from __future__ import annotations
 
