@@ -1,4 +1,4 @@
-"""What a trainer says while its front is measured: its rewards and prompts to `evaluate_front`, how far to a reader."""
+"""While a front is measured: what a trainer tells `evaluate_front`, its rewards and prompts, and a reader, how far."""
 
 from __future__ import annotations
 
