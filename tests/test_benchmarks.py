@@ -234,14 +234,14 @@ def paper(monkeypatch, tmp_path):
 @pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
 @pytest.mark.parametrize("name", ["rl2", "dpo", "sft3"])
 def test_every_method_of_an_experiment_runs(paper, public, tmp_path, name):
-    paper.one_seed(name, public, 4, tmp_path / "runs")
+    paper.one_seed(name, public, 4, tmp_path / "runs", set())
     found = [paper.compact(path) for path in (tmp_path / "runs").glob("*.json")]
     committed = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text())["fronts"]
 
     def kinds(fronts):
         return {(f["method"], f["cost"], len(f["preferences"]), "base" in f) for f in fronts if f["seed"] == 4}
 
-    assert kinds(found) == kinds(committed)
+    assert kinds(committed) <= kinds(found)  # a method may still have to be run
     steered = next(f["values"] for f in found if f["method"] == "Panacea, as in the paper")
     assert len(np.unique(steered, axis=0)) > 1
 
