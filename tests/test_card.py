@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from peft import LoraConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from conftest import llama, steered
@@ -79,6 +79,15 @@ def test_what_was_measured_stands_in_the_card(folder):
     text = (folder / "README.md").read_text()
     assert describe(Front.from_json(folder / "front.json")) in text
     assert "![What each preference attains](front.png)" in text
+
+
+def test_a_save_never_fails_for_an_old_front_and_does_not_show_it(folder):
+    front(("a", "b")).to_json(folder / "front.json")
+    model = AutoPeftModelForCausalLM.from_pretrained(folder)
+    model.save_pretrained(folder)
+    assert "What each preference attains" not in (folder / "README.md").read_text()
+    (folder / "front.json").write_text("broken")
+    model.save_pretrained(folder)
 
 
 def test_a_folder_without_a_card_gets_one(folder):

@@ -61,9 +61,7 @@ before you trust them.
 """
 
 
-def write_card(
-    folder: str | os.PathLike[str], front: Front | None = None, config: PanaceaConfig | None = None
-) -> Path:
+def write_card(folder: str | os.PathLike[str], front: Front | None = None) -> Path:
     """Write or renew the part of a folder's `README.md` that is about steering; all else in it stays as it is.
 
     It says how to load and steer the adapter and, if there is a front, what each preference attains. The metadata get
@@ -72,7 +70,6 @@ def write_card(
     Args:
         folder: Of an adapter.
         front: What was measured; if None what `front.json` in the folder holds, if there is one.
-        config: The adapter's; read from the folder if None.
 
     Returns:
         The path of the card.
@@ -81,20 +78,23 @@ def write_card(
         ValueError: the folder's adapter is of another kind, or the front has other objectives.
     """
     folder = Path(folder)
-    if config is None:
-        read = PanaceaConfig.from_pretrained(folder)
-        if not isinstance(read, PanaceaConfig):
-            raise ValueError(f"`folder` must hold a Panacea adapter, but {folder} has one of {read.peft_type}.")
-        config = read
+    config = PanaceaConfig.from_pretrained(folder)
+    if not isinstance(config, PanaceaConfig):
+        raise ValueError(f"`folder` must hold a Panacea adapter, but {folder} has one of {config.peft_type}.")
     if front is None and (folder / FRONT).exists():
         from .front import Front  # which a save without a front need not load
 
         front = Front.from_json(folder / FRONT)
     if front is not None and list(front.objectives) != config.objective_names:
         raise ValueError(f"`front` must be over {config.objective_names}, but got one over {list(front.objectives)}.")
+    return renew(folder, config, _measured(front, folder) if front is not None else "")
+
+
+def renew(folder: Path, config: PanaceaConfig, measured: str = "") -> Path:
+    """The same for a configuration that is known, with what was measured as text."""
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8") if path.exists() else f"# {folder.name}\n"
-    part = f"{BEGIN}\n{_steering(config)}{_measured(front, folder) if front is not None else ''}{END}"
+    part = f"{BEGIN}\n{_steering(config)}{measured}{END}"
     card = ModelCard(text, ignore_metadata_errors=True)
     if BEGIN in card.text and END in card.text:
         body = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: part, card.text, count=1, flags=re.DOTALL)
