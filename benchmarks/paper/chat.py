@@ -23,7 +23,7 @@ LONGEST = 120  # characters
 class Chat(Experiment):
     """The prompts are conversations of one message, in a fixed order; the splits are those of the file.
 
-    The model is unpacked once into `runs/smollm2`. Its weights are bfloat16, as they were published.
+    The model is unpacked once into `runs/smollm2`. Its weights are bfloat16.
 
     Args:
         shared: Folder with `models/` and `data/`.
