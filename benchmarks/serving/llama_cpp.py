@@ -34,6 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import peft_panacea
 from peft_panacea.completions import tokenize
 from peft_panacea.convert import export_gguf
+from peft_panacea.convert.gguf import rotated
 from peft_panacea.data import json_prompts
 from peft_panacea.simplex import PreferenceSampler
 
@@ -49,14 +50,13 @@ EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]
 def write_base(model: Any, tokenizer: Any, path: Path) -> None:
     """The base model as a GGUF, float32, for requests of token ids: the tokenizer in it is only a list of tokens."""
     config = model.config
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
@@ -72,9 +72,7 @@ def write_base(model: Any, tokenizer: Any, path: Path) -> None:
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        rows = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2])
-        if rows:  # llama.cpp rotates neighbours
-            tensor = tensor.view(rows, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)
+        tensor = rotated(name.removesuffix(".weight"), tensor, config)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor.float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
