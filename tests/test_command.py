@@ -115,7 +115,9 @@ def test_help_has_examples(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 0
-    assert "peft-panacea export runs/chat/dpo runs/gguf --basis --gguf" in capsys.readouterr().out
+    assert (
+        f"examples:\n  peft-panacea {words[0] if len(words) > 1 else 'info'} runs/chat/dpo" in capsys.readouterr().out
+    )
 
 
 def test_a_card_is_renewed(folder, capsys):

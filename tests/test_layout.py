@@ -17,7 +17,7 @@ ALLOWED = {
     "__main__": {"command"},
     "aggregation": set(),
     "card": {"front", "tuner"},
-    "command": {"card", "convert", "simplex", "tuner"},
+    "command": {"card", "convert", "simplex", "tuner", "written"},
     "completions": {"tuner"},
     "convert": {"extras", "tuner"},
     "data": {"extras"},
@@ -31,6 +31,7 @@ ALLOWED = {
     "simplex": {"seeding"},
     "training": {"aggregation", "data", "front", "seeding", "simplex", "tuner"},
     "tuner": set(),
+    "written": set(),
 }
 LONGEST = 300
 

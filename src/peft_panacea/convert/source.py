@@ -12,7 +12,7 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ..tuner import PanaceaConfig, PanaceaLayer, PanaceaSVD, Preference, first_active, parse_preference
+from ..tuner import PanaceaConfig, PanaceaLayer, PanaceaSVD, Preference, first_active
 from .factors import Factors, as_basis, at_preference
 
 CONSTANT = "shared"
@@ -51,7 +51,7 @@ class Source:
 
     def one_preference(self, preference: Preference, extrapolate: bool) -> Tensor:
         """Parsed, [m]; rows are refused."""
-        parsed = parse_preference(preference, self.config.objective_names, extrapolate=extrapolate)
+        parsed = self.config.parse_preference(preference, extrapolate=extrapolate)
         if parsed.ndim == 2:
             raise ValueError(f"`preference` must be one preference, but got {len(parsed)} rows.")
         return parsed

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from peft.config import PeftConfig
 from peft.utils import PeftType
+from torch import Tensor
 
-from .preferences import parse_preference
+from .preferences import Preferences, parse_preference
 
 FORMAT_VERSION = 2
 """Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Version 1 is read,
@@ -168,6 +169,10 @@ class PanaceaConfig(PeftConfig):
         """`default_preference` in the order of the objectives, uniform if unset."""
         m = len(self.objective_names)
         return self.default_preference or [1 / m] * m
+
+    def parse_preference(self, preference: Preferences, *, extrapolate: bool = False) -> Tensor:
+        """The function of this name, for the objectives of this adapter: [m], or [B, m] for B rows."""
+        return parse_preference(preference, self.objective_names, extrapolate=extrapolate)
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; sets as sorted lists, so that it is the same in every process."""

@@ -13,7 +13,6 @@ from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
 from .config import PanaceaConfig
-from .preferences import parse_preference
 from .state import PreferenceState
 from .svd import PanaceaSVD
 
@@ -48,7 +47,7 @@ class PanaceaLayer(BaseTunerLayer):
         svd.reset_parameters(**config.initial_std())
         self.panacea_svd[adapter_name] = svd
         names = config.objective_names
-        self.preference_state.add(adapter_name, names, parse_preference(config.initial_preference, names))
+        self.preference_state.add(adapter_name, names, config.parse_preference(config.initial_preference))
         _, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
         if dtype is not None and dtype.is_floating_point:
             svd.to(dtype)
