@@ -6,7 +6,7 @@ adapter.
 
 from . import plugin  # noqa: F401  (registers the method, before the names below are used)
 from .simplex import simplex_grid
-from .tuner import PanaceaConfig, get_objectives, get_preference, preference, set_preference
+from .tuner import PanaceaConfig, get_objectives, get_preference, nearest_preference, preference, set_preference
 
 __version__ = "0.1.0"
 
@@ -14,6 +14,7 @@ __all__ = [
     "PanaceaConfig",
     "get_objectives",
     "get_preference",
+    "nearest_preference",
     "preference",
     "set_preference",
     "simplex_grid",

@@ -86,9 +86,11 @@ BAD = [
     ([math.inf, 0.0, 0.0], ValueError, "but got [inf, 0, 0]"),
     ([10**400, 0, 0], ValueError, "but got [inf, 0, 0]"),
     ([], ValueError, "but got []"),
-    (torch.ones(1, 1, 3), ValueError, "must have shape (3,) or (B, 3), but got (1, 1, 3)"),
-    (torch.tensor(1.0), ValueError, "must have shape (3,) or (B, 3), but got ()"),
-    (torch.zeros(0, 3), ValueError, "must have shape (3,) or (B, 3), but got (0, 3)"),
+    (torch.ones(1, 1, 1, 3), ValueError, "must have shape (3,), (B, 3) or (B, T, 3), but got (1, 1, 1, 3)"),
+    (torch.tensor(1.0), ValueError, "must have shape (3,), (B, 3) or (B, T, 3), but got ()"),
+    (torch.zeros(0, 3), ValueError, "must have shape (3,), (B, 3) or (B, T, 3), but got (0, 3)"),
+    (torch.zeros(2, 0, 3), ValueError, "or (B, T, 3), but got (2, 0, 3)"),
+    (torch.eye(3)[None] * 2, ValueError, "row 0, token 0 must have 3 non-negative entries that sum to 1"),
     ([[1, 0, 0], [1, 1, 0]], ValueError, "row 1 must have 3 non-negative entries that sum to 1"),
     ([[1, 0, 0], [1, 0]], ValueError, "row 1 must have 3 non-negative entries"),
     ([[1, 0, 0], [[1, 0, 0]]], TypeError, "row 1 must hold real numbers"),
@@ -124,6 +126,12 @@ def test_anything_else_is_refused_in_one_sentence(preference, error, message):
     assert text.startswith("`preference` ")
     assert message in text
     assert "\n" not in text
+
+
+def test_tokens():
+    tokens = torch.rand(2, 5, 3).softmax(-1)
+    torch.testing.assert_close(parse_preference(tokens, NAMES), tokens)
+    torch.testing.assert_close(parse_preference(tokens.numpy(), NAMES), tokens)
 
 
 def test_extrapolation_drops_the_simplex_and_nothing_else():

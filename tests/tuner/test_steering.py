@@ -250,11 +250,50 @@ def test_mixed_adapter_batches_are_refused(either, tokens):
 
 
 def test_packed_rows_are_refused(model, tokens):
-    """Two sequences in one row of tokens cannot have a preference each."""
+    """Two sequences in one row of tokens cannot have a preference per row."""
     ids, positions = tokens["input_ids"][[0, 2]].reshape(1, -1), torch.arange(10).repeat(2)[None]
-    with pytest.raises(ValueError, match=r"but got 2 rows .* where they are flattened use one preference"):
+    with pytest.raises(ValueError, match=r"but got 2 rows .* use one preference, or one for every token"):
         model(input_ids=ids, position_ids=positions, preference=ROWS[:2])
     model(input_ids=ids, position_ids=positions, preference=ROWS[0])
+
+
+def test_packed_rows_have_a_preference_for_every_token(model, tokens):
+    ids, positions = tokens["input_ids"][[0, 2]], torch.arange(10).repeat(2)[None]
+    packed = torch.tensor(ROWS)[[0, 2]].repeat_interleave(10, dim=0)[None]
+    logits = model(input_ids=ids.reshape(1, -1), position_ids=positions, preference=packed, use_cache=False).logits
+    alone = [model(input_ids=ids[[i]], preference=ROWS[row]).logits for i, row in enumerate((0, 2))]
+    torch.testing.assert_close(logits, torch.cat(alone, dim=1), **CLOSE)
+
+
+def test_tokens_are_those_of_rows_if_they_do_not_differ_within_them(either, tokens):
+    spread = torch.tensor(ROWS)[:, None].expand(-1, 10, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            either(**tokens, preference=spread).logits, either(**tokens, preference=ROWS).logits, **CLOSE
+        )
+    either.train()
+    losses = [either(**tokens, preference=p, labels=tokens["input_ids"]).loss for p in (spread, ROWS)]
+    parameters = [p for p in either.parameters() if p.requires_grad]
+    for one, other in zip(*(torch.autograd.grad(loss, parameters) for loss in losses), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (3, 10), (1, 10), (4, 1)])
+def test_other_tokens_are_refused_even_where_they_would_broadcast(model, tokens, shape):
+    preference = torch.tensor([0.5, 0.5]).expand(*shape, 2)
+    with pytest.raises(ValueError, match=r"one entry for every token of the batch, but got one for each of \("):
+        model(**tokens, preference=preference)
+
+
+def test_generation_has_other_tokens_at_its_second_step(model, tokens):
+    with pytest.raises(ValueError, match=r"one for each of \(4, 10\) for a layer input of shape \(4, 1, 32\)"):
+        model.generate(**tokens, preference=torch.full((4, 10, 2), 0.5), max_new_tokens=2)
+
+
+def test_tokens_have_no_single_weight(model):
+    model.set_preference(torch.full((1, 3, 2), 0.5))
+    with pytest.raises(ValueError, match="`preference` must be the same for the whole batch"):
+        model.merge_adapter()
 
 
 def test_setting_while_merged_warns_that_it_waits(model):

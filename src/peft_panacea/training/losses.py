@@ -15,7 +15,7 @@ from ..data.rows import COLUMNS, Batch, copies, exchange, select
 from ..front import Front
 from ..seeding import derive
 from ..simplex import PreferenceSampler
-from ..tuner.steering import preference_kept, set_preference
+from ..tuner.steering import preference_kept, steer_everyone
 from .base import PreferenceMixin
 from .batches import ObjectiveCollator, ObjectiveSampler, by_objective
 from .forward import SharedForward
@@ -121,7 +121,7 @@ class ObjectiveLossMixin(PreferenceMixin):
         if labels is not None:
             inputs = exchange(inputs, labels.cpu().gather(1, objective[:, None])[:, 0] < 0)
         preference = self._draw(len(objective), key, objective) if self._measured is None else self._measured
-        set_preference(
+        steer_everyone(
             self.model, preference.repeat(copies(inputs, len(objective)), 1) if preference.ndim == 2 else preference
         )
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -143,7 +143,7 @@ class ObjectiveLossMixin(PreferenceMixin):
             labels = torch.nn.functional.one_hot(objective, len(self.objectives))
         assert labels is not None
         rows = len(labels)
-        set_preference(self.model, preference)
+        steer_everyone(self.model, preference)
         forward = SharedForward(model) if self._one_forward else model
         losses = []
         for i, label in enumerate(labels.cpu().unbind(dim=1)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..aggregation import weights
 from ..front import Front, evaluate_base, evaluate_front
 from ..front.processes import first_does
-from ..tuner.steering import set_preference
+from ..tuner.steering import steer_everyone
 from . import identity, normalisation
 from .base import PreferenceMixin
 from .base_likelihood import base_log_perplexity
@@ -107,7 +107,7 @@ class ObjectiveRewardMixin(PreferenceMixin):
 
     def _steer_rows(self, rows: Tensor) -> None:
         self._rows = rows.cpu()
-        set_preference(self.model, self._rows if self._per_row else self._rows[0])
+        steer_everyone(self.model, self._rows if self._per_row else self._rows[0])
 
     def _calculate_rewards(
         self,

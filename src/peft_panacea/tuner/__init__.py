@@ -5,7 +5,14 @@ from .layer import PanaceaLayer, PanaceaLinear
 from .model import PanaceaModel
 from .preferences import Preference, Preferences, parse_preference
 from .state import PreferenceState
-from .steering import first_active, get_objectives, get_preference, preference, set_preference
+from .steering import (
+    first_active,
+    get_objectives,
+    get_preference,
+    nearest_preference,
+    preference,
+    set_preference,
+)
 from .svd import PanaceaSVD
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "first_active",
     "get_objectives",
     "get_preference",
+    "nearest_preference",
     "parse_preference",
     "preference",
     "set_preference",

@@ -11,11 +11,12 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 from torch import Tensor
 
+from .bounds import checked_bounds, limits, nearest
 from .preferences import Preferences, parse_preference
 
-FORMAT_VERSION = 2
-"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Version 1 is read,
-too; it had no `coordinates` but the raw ones."""
+FORMAT_VERSION = 3
+"""Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Earlier versions are
+read, too: 1 had no `coordinates` but the raw ones, 2 no `preference_bounds`."""
 
 
 @dataclass
@@ -38,7 +39,10 @@ class PanaceaConfig(PeftConfig):
             and shared ones, of which there must be some, what is common. On the simplex both are linear in p.
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
-            `set_preference`. Uniform if unset.
+            `set_preference`. If unset the uniform one, or the nearest that `preference_bounds` allow.
+        preference_bounds (`dict[str, tuple[float, float]]`, *optional*):
+            For some objectives the least and the greatest weight, from 0 to 1. Preferences outside are refused
+            wherever one is given, with `extrapolate` as well. Training draws from the whole simplex all the same.
         scaling (`float` or `"paper"`):
             The constant c. A number, 1 by default: c = 2500 · scaling / √in_features, which makes one learning rate
             fit layers of every width. `"paper"`: c = 64 on every layer.
@@ -80,6 +84,9 @@ class PanaceaConfig(PeftConfig):
     default_preference: list[float] | None = field(
         default=None, metadata={"help": "The preference of a fresh or freshly loaded model; uniform if unset."}
     )
+    preference_bounds: dict[str, tuple[float, float]] | None = field(
+        default=None, metadata={"help": "For some objectives the least and the greatest weight that is allowed."}
+    )
     scaling: float | Literal["paper"] = field(
         default=1.0, metadata={"help": "A factor on the width-aware constant c, or 'paper' for the paper's c = 64."}
     )
@@ -117,18 +124,21 @@ class PanaceaConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType.PANACEA
-        if self.format_version not in (1, FORMAT_VERSION):
+        if self.format_version not in range(1, FORMAT_VERSION + 1):
             raise ValueError(
                 f"`format_version` must be at most {FORMAT_VERSION}, which this peft-panacea reads, but got "
                 f"{self.format_version!r}; a later one needs a newer peft-panacea."
             )
         if self.format_version == 1:
-            self.coordinates, self.format_version = "raw", FORMAT_VERSION
+            self.coordinates = "raw"
+        self.format_version = FORMAT_VERSION
         if self.coordinates not in ("raw", "white"):
             raise ValueError(f"`coordinates` must be 'raw' or 'white', but got {self.coordinates!r}.")
         self.objectives = _checked_objectives(self.objectives)
+        if self.preference_bounds is not None:
+            self.preference_bounds = checked_bounds(self.preference_bounds, self.objective_names)
         if self.default_preference is not None:
-            self.default_preference = _checked_default(self.default_preference, self.objective_names)
+            self.default_preference = self._checked_default()
         _check_integer("r", self.r, minimum=0)
         if self.r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
             raise ValueError(
@@ -166,13 +176,29 @@ class PanaceaConfig(PeftConfig):
 
     @property
     def initial_preference(self) -> list[float]:
-        """`default_preference` in the order of the objectives, uniform if unset."""
-        m = len(self.objective_names)
-        return self.default_preference or [1 / m] * m
+        """`default_preference` in the order of the objectives, if unset the nearest to the uniform one."""
+        names = self.objective_names
+        uniform = [1 / len(names)] * len(names)
+        if self.default_preference is not None or not self.preference_bounds:
+            return self.default_preference or uniform
+        return nearest(uniform, *limits(self.preference_bounds, names))
 
     def parse_preference(self, preference: Preferences, *, extrapolate: bool = False) -> Tensor:
-        """The function of this name, for the objectives of this adapter: [m], or [B, m] for B rows."""
-        return parse_preference(preference, self.objective_names, extrapolate=extrapolate)
+        """The function of this name, for the objectives of this adapter and within its bounds."""
+        return parse_preference(
+            preference, self.objective_names, extrapolate=extrapolate, bounds=self.preference_bounds
+        )
+
+    def _checked_default(self) -> list[float]:
+        preference: Any = self.default_preference
+        try:
+            parsed = self.parse_preference(preference)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("`preference`", "`default_preference`", 1)) from None
+        if parsed.ndim != 1:
+            raise ValueError(f"`default_preference` must be one preference, but got {parsed.shape[0]} rows.")
+        values = [preference[n] for n in self.objective_names] if isinstance(preference, Mapping) else preference
+        return [float(value) for value in values]
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; sets as sorted lists, so that it is the same in every process."""
@@ -204,14 +230,3 @@ def _checked_objectives(objectives: Any) -> int | list[str]:
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) != len(names):
         raise ValueError(f"`objectives` must be at least one non-empty name, each only once, but got {names!r}.")
     return names
-
-
-def _checked_default(preference: Any, objectives: list[str]) -> list[float]:
-    try:
-        parsed = parse_preference(preference, objectives)
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("`preference`", "`default_preference`", 1)) from None
-    if parsed.ndim != 1:
-        raise ValueError(f"`default_preference` must be one preference, but got {parsed.shape[0]} rows.")
-    values = [preference[name] for name in objectives] if isinstance(preference, Mapping) else preference
-    return [float(value) for value in values]

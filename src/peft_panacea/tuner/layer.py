@@ -46,8 +46,8 @@ class PanaceaLayer(BaseTunerLayer):
         )
         svd.reset_parameters(**config.initial_std())
         self.panacea_svd[adapter_name] = svd
-        names = config.objective_names
-        self.preference_state.add(adapter_name, names, config.parse_preference(config.initial_preference))
+        default = config.parse_preference(config.initial_preference)
+        self.preference_state.add(adapter_name, config.objective_names, default, config.preference_bounds)
         _, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
         if dtype is not None and dtype.is_floating_point:
             svd.to(dtype)
@@ -96,7 +96,7 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
 
     def _mergeable_preference(self, adapter_name: str) -> Tensor:
         preference = self.preference_state.get(adapter_name)
-        if preference.ndim == 2:
+        if preference.ndim > 1:
             raise ValueError(
                 "`preference` must be the same for the whole batch to give one weight, but adapter "
                 f"{adapter_name!r} has {preference.shape[0]} rows; call `set_preference` with one preference first."

@@ -144,6 +144,10 @@ class PanaceaModel(BaseTuner):
         """See [`peft_panacea.get_objectives`]."""
         return steering.get_objectives(self, adapter_name)
 
+    def nearest_preference(self, preference: Preferences, adapter_name: str | None = None) -> Tensor:
+        """See [`peft_panacea.nearest_preference`]."""
+        return steering.nearest_preference(self, preference, adapter_name)
+
     def preference(
         self, preference: Preferences, adapter_name: str | list[str] | None = None, *, extrapolate: bool = False
     ) -> AbstractContextManager[None]:

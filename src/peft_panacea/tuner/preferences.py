@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .bounds import Bounds, within
 
 SUM_TOLERANCE = 1e-4
 """How far from 1 the entries of a preference may sum: room for half-precision input, not for a wrong preference."""
@@ -23,26 +25,32 @@ Preference: TypeAlias = "Sequence[float] | Mapping[str, float] | np.ndarray | Te
 """One preference: m numbers in the order of the objectives, or one number for every objective name."""
 
 Preferences: TypeAlias = "Preference | Sequence[Preference]"
-"""One preference for the whole batch, or B of them (also as a [B, m] array or tensor), one for every row."""
+"""One preference for the whole batch, or B of them (also as a [B, m] array or tensor), one for every row; an array or
+tensor [B, T, m] has one for every token."""
 
 
-def parse_preference(preference: Preferences, objectives: Sequence[str], *, extrapolate: bool = False) -> Tensor:
+def parse_preference(
+    preference: Preferences, objectives: Sequence[str], *, extrapolate: bool = False, bounds: Bounds | None = None
+) -> Tensor:
     """Validate `preference` and return it as a float32 CPU tensor.
 
     Args:
-        preference: One preference, or one for every row of a batch.
+        preference: One preference, one for every row of a batch, or one for every token of every row.
         objectives: The m objective names, in the order of the entries.
         extrapolate: Accept any finite numbers, also outside the simplex.
+        bounds: Objective → (least, greatest) weight, which `extrapolate` does not get round.
 
     Returns:
-        A new tensor of shape [m], or [B, m] for B rows, without gradient.
+        A new tensor of shape [m], [B, m] for B rows, or [B, T, m] for T tokens of each, without gradient.
 
     Raises:
         TypeError: `preference` is not made of real numbers.
-        ValueError: wrong length, unknown or missing names, NaN or infinity, and, unless `extrapolate`, an entry
-            below 0 (by more than `ROUNDING`) or a sum that differs from 1 by more than `SUM_TOLERANCE`.
+        ValueError: wrong length, unknown or missing names, NaN or infinity, an entry outside its bounds (by more than
+            `BOUND_TOLERANCE`), and, unless `extrapolate`, an entry below 0 (by more than `ROUNDING`) or a sum that
+            differs from 1 by more than `SUM_TOLERANCE`.
     """
     values: list[Any]
+    rules = _Rules(objectives, extrapolate, bounds or {})
     if isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
         values = [
             _numbers(row, objectives, f"`preference` row {i}", may_be_rows=False) for i, row in enumerate(preference)
@@ -50,9 +58,9 @@ def parse_preference(preference: Preferences, objectives: Sequence[str], *, extr
     else:
         values = _numbers(preference, objectives, "`preference`", may_be_rows=True)
     if values and isinstance(values[0], list):
-        values = [_checked(row, objectives, extrapolate, f"`preference` row {i}") for i, row in enumerate(values)]
+        values = [rules.checked_entry(row, f"`preference` row {i}") for i, row in enumerate(values)]
     else:
-        values = _checked(values, objectives, extrapolate, "`preference`")
+        values = rules.checked(values, "`preference`")
     if not torch.is_inference_mode_enabled():
         return torch.tensor(values, dtype=torch.float32, device="cpu")
     with torch.inference_mode(False):  # the preference may outlive the mode it is set in, and be trained under
@@ -90,8 +98,8 @@ def _numbers_of_array(value: Tensor | np.ndarray, m: int, what: str, may_be_rows
         raise TypeError(f"{what} must hold real numbers, but got an array of {value.dtype}.")
     if not may_be_rows and value.ndim != 1:
         raise ValueError(f"{what} must be one preference with {m} entries, but got shape {tuple(value.shape)}.")
-    if value.ndim not in (1, 2) or not len(value):
-        raise ValueError(f"{what} must have shape ({m},) or (B, {m}), but got {tuple(value.shape)}.")
+    if value.ndim not in (1, 2, 3) or 0 in value.shape[:-1]:
+        raise ValueError(f"{what} must have shape ({m},), (B, {m}) or (B, T, {m}), but got {tuple(value.shape)}.")
     return (value.double() if isinstance(value, Tensor) else value.astype(np.float64)).tolist()
 
 
@@ -105,14 +113,28 @@ def _number(entry: Any, what: str) -> float:
         return math.inf
 
 
-def _checked(row: list[float], objectives: Sequence[str], extrapolate: bool, what: str) -> list[float]:
-    """The entries of one preference, on the simplex unless `extrapolate`."""
-    m = len(objectives)
-    valid = len(row) == m and all(abs(entry) <= _FLOAT32_MAX for entry in row)
-    if valid and extrapolate:
-        return row
-    if valid and min(row) >= -ROUNDING and abs(sum(row) - 1.0) <= SUM_TOLERANCE:
-        return [max(entry, 0.0) for entry in row]
-    rule = f"{m} finite entries" if extrapolate else f"{m} non-negative entries that sum to 1"
-    found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if len(row) > 12 else "")
-    raise ValueError(f"{what} must have {rule}, for {', '.join(objectives)}, but got [{found}].")
+class _Rules(NamedTuple):
+    """What the entries of a preference must be."""
+
+    objectives: Sequence[str]
+    extrapolate: bool
+    bounds: Bounds
+
+    def checked_entry(self, entry: list[Any], what: str) -> list[Any]:
+        """Those of a row, or of each of its tokens."""
+        if not (entry and isinstance(entry[0], list)):
+            return self.checked(entry, what)
+        return [self.checked(token, f"{what}, token {t}") for t, token in enumerate(entry)]
+
+    def checked(self, row: list[float], what: str) -> list[float]:
+        """Those of one preference, on the simplex unless `extrapolate`, and within the bounds."""
+        m = len(self.objectives)
+        valid = len(row) == m and all(abs(entry) <= _FLOAT32_MAX for entry in row)
+        if valid and not self.extrapolate:
+            valid = min(row) >= -ROUNDING and abs(sum(row) - 1.0) <= SUM_TOLERANCE
+            row = [max(entry, 0.0) for entry in row] if valid else row
+        if valid:
+            return within(row, self.objectives, self.bounds, what) if self.bounds else row
+        rule = f"{m} finite entries" if self.extrapolate else f"{m} non-negative entries that sum to 1"
+        found = ", ".join(f"{entry:.6g}" for entry in row[:12]) + (", …" if len(row) > 12 else "")
+        raise ValueError(f"{what} must have {rule}, for {', '.join(self.objectives)}, but got [{found}].")

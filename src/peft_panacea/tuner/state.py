@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .bounds import Bounds
 from .watch import Watch
 
 CPU = torch.device("cpu")
@@ -24,16 +25,16 @@ class Held:
     """One adapter's preference, and what was made of it, which lasts as long as somebody holds it.
 
     Args:
-        preference: [m] or [B, m], float32, on the CPU.
+        preference: [m], [B, m] or [B, T, m], float32, on the CPU.
         devices: Where else it is wanted; a device that is asked for is added.
 
     Attributes:
-        rows: B, or None.
+        batch: (), (B,) or (B, T).
         gains: By layer and number of dimensions of its input, each with the watch that it was made under.
     """
 
     def __init__(self, preference: Tensor, devices: set[torch.device] | None = None) -> None:
-        self.rows = preference.shape[0] if preference.ndim == 2 else None
+        self.batch = preference.shape[:-1]
         self.gains: dict[tuple[Any, int], tuple[Watch, Tensor]] = {}
         self._devices = set() if devices is None else devices
         self._on = {CPU: preference}
@@ -127,33 +128,38 @@ class PreferenceState:
 
     def __init__(self) -> None:
         self.objectives: dict[str, tuple[str, ...]] = {}
+        self.bounds: dict[str, Bounds] = {}
         self._number: dict[str, int] = {}
         self._everyone = Scope({})
         self._devices: set[torch.device] = set()  # besides the CPU
         self._last: dict[str, Held] = {}
 
-    def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor]]:
-        return {name: (self.objectives[name], self._of_everyone(name).on()) for name in self.objectives}
+    def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor, Bounds]]:
+        return {
+            name: (self.objectives[name], self._of_everyone(name).on(), self.bounds[name]) for name in self.objectives
+        }
 
-    def __setstate__(self, adapters: dict[str, tuple[tuple[str, ...], Tensor]]) -> None:
+    def __setstate__(self, adapters: dict[str, tuple[tuple[str, ...], Tensor, Bounds]]) -> None:
         self.__init__()  # type: ignore[misc]
-        for name, (objectives, preference) in adapters.items():
-            self.add(name, objectives, preference)
+        for name, (objectives, preference, bounds) in adapters.items():
+            self.add(name, objectives, preference, bounds)
 
-    def add(self, adapter_name: str, objectives: Sequence[str], default: Tensor) -> None:
-        """Register an adapter, with `default` ([m]) as its preference."""
+    def add(self, adapter_name: str, objectives: Sequence[str], default: Tensor, bounds: Bounds | None = None) -> None:
+        """Register an adapter, with `default` ([m]) as its preference, and what its preferences are kept to."""
         self._number.setdefault(adapter_name, next(_numbers))
         self.objectives[adapter_name] = tuple(objectives)
+        self.bounds[adapter_name] = dict(bounds or {})
         self.set({adapter_name: default})
 
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter; do nothing if it is not known."""
         self.objectives.pop(adapter_name, None)
+        self.bounds.pop(adapter_name, None)
         self._last.pop(adapter_name, None)
         self._everyone.preferences.pop(self._number.pop(adapter_name, -1), None)
 
     def get(self, adapter_name: str, device: torch.device = CPU) -> Tensor:
-        """The preference of an adapter as the caller sees it, [m] or [B, m], float32 on `device`."""
+        """The preference of an adapter as the caller sees it, [m], [B, m] or [B, T, m], float32 on `device`."""
         return self.held(adapter_name)[0].on(device)
 
     def held(self, adapter_name: str) -> tuple[Held, bool]:
@@ -216,7 +222,7 @@ class PreferenceState:
         if scope.call is not scope:
             return
         for number, preference in self.seen().items():
-            if preference.rows is not None:
+            if preference.batch:
                 rows = preference.on().repeat_interleave(repeats, dim=0)
                 scope.preferences = {**scope.preferences, number: Held(rows, self._devices)}
 

@@ -6,8 +6,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+import torch
 from torch import Tensor, nn
 
+from .bounds import limits, nearest
 from .layer import PanaceaLayer
 from .preferences import Preferences, parse_preference
 from .state import PreferenceState
@@ -59,7 +61,7 @@ def parse_for(
     """The preference of each of the adapters, checked; a warning if it will have to wait because they are merged."""
     state = layer.preference_state
     parsed = {
-        name: parse_preference(preference, state.objectives[name], extrapolate=extrapolate)
+        name: parse_preference(preference, state.objectives[name], extrapolate=extrapolate, bounds=state.bounds[name])
         for name in _select(state, adapter_name)
     }
     if layer.merged_adapters:
@@ -88,9 +90,9 @@ def set_preference(
         model: A model with at least one Panacea adapter.
         preference: m numbers ≥ 0 that sum to 1 (within 1e-4), in the order of the config's `objectives`, as list,
             tuple, NumPy array, tensor [m] or mapping from objective name to weight. A tensor or array [B, m], or a
-            list of B preferences, gives every row of the batch its own.
+            list of B preferences, gives every row of the batch its own, one of [B, T, m] every token.
         adapter_name: The adapter or adapters to steer; all of the model's Panacea adapters if None.
-        extrapolate: Accept any finite numbers, also outside the simplex.
+        extrapolate: Accept any finite numbers, also outside the simplex, but not outside `preference_bounds`.
 
     Raises:
         TypeError, ValueError: `preference` or `adapter_name` is not valid. The model is then unchanged.
@@ -115,9 +117,38 @@ def get_preference(model: nn.Module, adapter_name: str | None = None) -> Tensor:
         adapter_name: The adapter to ask; the first active one if None.
 
     Returns:
-        A float32 CPU tensor [m], or [B, m] if every row of the batch has its own. Writing into it changes nothing.
+        A float32 CPU tensor [m], [B, m] if every row of the batch has its own, or [B, T, m] if every token has.
+        Writing into it changes nothing.
     """
     return first_layer(model).preference_state.get(first_active(model, adapter_name)).clone()
+
+
+def nearest_preference(model: nn.Module, preference: Preferences, adapter_name: str | None = None) -> Tensor:
+    """The nearest preference, by Euclidean distance, on the simplex and within the adapter's `preference_bounds`.
+
+    Args:
+        model: A model with at least one Panacea adapter.
+        preference: Any finite numbers in any form of `set_preference`.
+        adapter_name: The adapter whose bounds they are; the first active one if None.
+
+    Returns:
+        A float32 CPU tensor of the preference's shape, which `set_preference` accepts.
+
+    Raises:
+        TypeError, ValueError: `preference` or `adapter_name` is not valid.
+        RuntimeError: `model` has no Panacea adapter.
+    """
+    name, state = first_active(model, adapter_name), first_layer(model).preference_state
+    parsed = parse_preference(preference, state.objectives[name], extrapolate=True)
+    allowed = limits(state.bounds[name], state.objectives[name])
+    rows = [nearest(row, *allowed) for row in parsed.double().flatten(0, -2).tolist()] if parsed.ndim > 1 else None
+    return torch.tensor(nearest(parsed.tolist(), *allowed) if rows is None else rows).view(parsed.shape)
+
+
+def steer_everyone(model: nn.Module, preference: Tensor) -> None:
+    """What training draws, [m], [B, m] or [B, T, m], for everyone: `set_preference` without bounds and questions."""
+    state = first_layer(model).preference_state
+    state.set({name: preference.detach().to("cpu", torch.float32) for name in state.objectives})
 
 
 def get_objectives(model: nn.Module, adapter_name: str | None = None) -> list[str]:

@@ -114,12 +114,12 @@ class PanaceaSVD(nn.Module):
         Args:
             result: [B, ..., out], the output of the base layer.
             x: [B, ..., in], its input.
-            held: The preference, [m], or [B, m] with one for every row.
+            held: The preference, [m], [B, m] with one for every row, or [B, T, m] with one for every token.
             in_place: Whether nobody else has `result`, so that it may be written into.
             settled: Whether what was kept with the preference is known to hold.
         """
-        if held.rows is not None:
-            check_rows(x, held)
+        if held.batch:
+            check_batch(x, held)
         dropout: Any = self._modules["dropout"]  # `self.dropout` is a slow way to it
         if dropout.training:
             x = dropout(x)
@@ -153,7 +153,7 @@ class PanaceaSVD(nn.Module):
     def _make_gain(self, x: Tensor, held: Held) -> Tensor:
         """The gain, in a shape that broadcasts against x V."""
         g = self.gain(held.on(x.device))
-        return g if g.ndim == 1 else g.view(g.shape[0], *[1] * (x.ndim - 2), -1)
+        return g if g.ndim == 1 else g.view(*held.batch, *[1] * (x.ndim - g.ndim), -1)
 
     def delta_weight(self, preference: Tensor) -> Tensor:
         """ΔW(p), [out, in], in float32 or better, for one preference [m]."""
@@ -196,11 +196,19 @@ class PanaceaSVD(nn.Module):
         return [parameter for parameter in (self.sigma, self.scale) if parameter is not None]
 
 
-def check_rows(x: Tensor, held: Held) -> None:
-    """Refuse a preference per row for another number of rows, even where it would broadcast."""
-    if held.rows is not None and (x.ndim < 2 or x.shape[0] != held.rows):
+def check_batch(x: Tensor, held: Held) -> None:
+    """Refuse a preference per row or token for other rows or tokens, even where it would broadcast."""
+    n = len(held.batch)
+    if x.ndim > n and x.shape[:n] == held.batch:
+        return
+    if n == 2:
         raise ValueError(
-            f"`preference` must have one row for every row of the batch, but got {held.rows} rows "
-            f"for a layer input of shape {tuple(x.shape)}. Where rows are repeated (beams, "
-            "`num_return_sequences`) repeat the preference's too; where they are flattened use one preference."
+            "`preference` must have one entry for every token of the batch, but got one for each of "
+            f"{tuple(held.batch)} for a layer input of shape {tuple(x.shape)}."
         )
+    raise ValueError(
+        f"`preference` must have one row for every row of the batch, but got {held.batch[0]} rows "
+        f"for a layer input of shape {tuple(x.shape)}. Where rows are repeated (beams, "
+        "`num_return_sequences`) repeat the preference's too; where they are flattened use one preference, or one "
+        "for every token."
+    )
