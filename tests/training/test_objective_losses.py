@@ -13,7 +13,7 @@ from trl import DPOTrainer
 
 from conftest import llama, randomise, t5
 from peft_panacea import PanaceaConfig
-from peft_panacea.data.rows import COLUMNS
+from peft_panacea.data.rows import COLUMNS, LENGTHS
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training import ObjectiveLossMixin, PreferenceArguments
 from small_trainers import (
@@ -477,6 +477,69 @@ def test_the_diagonal_of_a_cast_adapter_is_float32_again(tmp_path):
         assert parameter.dtype == (torch.float32 if name.endswith(("sigma", "scale")) else torch.bfloat16), name
 
 
+# Without padding
+
+
+def token_losses(trainer, batch, preferences):
+    """The loss of each sequence's trained tokens, computed for itself under its own preference."""
+    ids, targets = batch["input_ids"][0], batch["labels"][0]
+    found, start = [], 0
+    for length, preference in zip(batch[LENGTHS].tolist(), preferences, strict=True):
+        own, target = ids[start : start + length], targets[start : start + length]
+        with torch.no_grad():
+            logits = trainer.model(input_ids=own[None], preference=preference).logits[0]
+        losses = nn.functional.cross_entropy(logits[:-1].float(), target[1:], reduction="none", ignore_index=-100)
+        found.append(losses[target[1:] != -100])
+        start += length
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("options", [{"padding_free": True, "max_length": None}, {"packing": True}], ids=str)
+@pytest.mark.parametrize("multiple", [None, 16])
+def test_without_padding_each_sequence_is_under_its_own_preference(options, multiple, tmp_path):
+    trainer = make(SFT, tmp_path, pad_to_multiple_of=multiple, per_device_train_batch_size=2, **options)
+    batch = a_batch(trainer)
+    n = len(batch[LENGTHS])
+    assert batch["input_ids"].shape[0] == 1
+    assert n == len(batch["objective"]) >= 2
+    assert multiple is None or batch["input_ids"].shape[1] % multiple == 0
+    loss = trainer.compute_loss(trainer.model, batch)
+    sampler = trainer.preference_args.sampler(2, trainer.args.seed, vertex_probability=0.5)
+    rows = sampler.given(batch["objective"].cpu(), step=0, micro_step=0)
+    torch.testing.assert_close(loss, token_losses(trainer, batch, rows).mean(), atol=1e-5, rtol=1e-5)
+    assert abs(loss - token_losses(trainer, batch, rows.roll(1, dims=1)).mean()) > 1e-4
+
+
+def test_packs_are_of_one_objective_and_lose_no_row(tmp_path):
+    trainer = make(SFT, tmp_path, packing=True, max_length=64)
+    whole = make(SFT, tmp_path, max_length=64).train_dataset
+    packs = trainer.train_dataset
+    assert len(packs) < len(whole)
+
+    def sequences(dataset):
+        found = []
+        for row in dataset:
+            start = 0
+            for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+                found.append((row["objective"], tuple(row["input_ids"][start : start + length])))
+                start += length
+        return sorted(found)
+
+    assert sequences(packs) == sequences(whole)
+
+
+@pytest.mark.parametrize("options", [{"padding_free": True, "max_length": None}, {"packing": True}], ids=str)
+def test_training_and_evaluation_without_padding(options, tmp_path):
+    trainer = make(SFT, tmp_path, eval_data=DATA[parent(SFT)], eval_strategy="steps", eval_steps=1, **options)
+    before = adapter(trainer)
+    trainer.train()
+    assert difference(before, adapter(trainer)) > 0
+    logged = {key for row in trainer.state.log_history for key in row}
+    assert {f"eval_{name}_loss" for name in OBJECTIVES} <= logged
+    front = trainer.measure(simplex_grid(2, 2))
+    assert front.values.shape == (3, 2)
+
+
 # Refusals
 
 
@@ -490,8 +553,12 @@ TCHEBYCHEFF = PreferenceArguments(aggregation="tchebycheff")
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (SFT, {"packing": True}, "`packing` must be False, because rows lose their objective in it, but got True"),
-        (SFT, {"padding_free": True, "max_length": None}, "`padding_free` must be False"),
+        (SFT, {"packing": True, "preferences": BATCH}, "`preference_per` must be 'row' with packing or padding-free"),
+        (
+            SFT,
+            {"packing": True, "data": no_objective(SFT)},
+            "`packing` must have a data set with the column `objective` .* but got a Dataset with",
+        ),
         (
             Plain,
             {"preferences": TCHEBYCHEFF},
@@ -509,7 +576,7 @@ TCHEBYCHEFF = PreferenceArguments(aggregation="tchebycheff")
         ),
         (Plain, {"preferences": BATCH, "per_device_train_batch_size": 3}, "must be a multiple of 2, .* but got 3"),
     ],
-    ids=["packing", "padding_free", "row", "columns", "eval_columns", "batch_size"],
+    ids=["packing", "packing_what", "row", "columns", "eval_columns", "batch_size"],
 )
 def test_what_cannot_be_right_is_refused(kind, options, message, tmp_path):
     with pytest.raises(ValueError, match=message):

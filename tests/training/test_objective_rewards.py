@@ -372,14 +372,39 @@ def test_what_cannot_be_right_is_refused(options, message, tmp_path):
         make(GRPO, tmp_path, **options)
 
 
-@pytest.mark.parametrize("engine", ["use_vllm", "use_transformers_continuous_batching"])
-def test_an_engine_that_knows_one_preference_takes_no_rows(engine, tmp_path):
+def test_vllm_knows_one_preference_and_takes_no_rows(tmp_path):
     class Pretending(GRPOTrainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            setattr(self.args, engine, True)
+            self.args.use_vllm = True
 
     kind = type("OnEngine", (ObjectiveRewardMixin, Pretending), {})
-    with pytest.raises(ValueError, match=f"`preference_per` must be 'batch' with `{engine}`, whose engine knows one"):
+    with pytest.raises(ValueError, match="`preference_per` must be 'batch' with `use_vllm`, whose engine knows one"):
         make(kind, tmp_path, ROW)
     make(kind, tmp_path, BATCH)
+
+
+PAGED = {
+    "use_transformers_continuous_batching": True,
+    "transformers_continuous_batching_config": {"num_blocks": 64, "max_batch_tokens": 64},
+}
+
+
+@pytest.mark.parametrize("kind", [GRPO, RLOO])
+def test_continuous_batching_samples_each_prompt_under_its_preference(kind, tmp_path):
+    """At a temperature near 0 it is the greedy completion under the group's preference."""
+    trainer = make(kind, tmp_path, ROW, temperature=1e-4, **PAGED)
+    output = trainer._generate_and_score_completions([{"prompt": prompt} for prompt in PROMPTS[:4] for _ in range(4)])
+    assert len({tuple(p) for p in output["preference"].tolist()}) == 4
+    for i, p in enumerate(output["preference"]):
+        prompt = output["prompt_ids"][i][output["prompt_mask"][i].bool()]
+        greedy = trainer.model.generate(prompt[None], preference=p, max_new_tokens=8, do_sample=False)
+        completion = output["completion_ids"][i][output["completion_mask"][i].bool()]
+        assert torch.equal(greedy[0, len(prompt) :], completion)
+
+
+def test_training_with_continuous_batching(tmp_path):
+    trainer = make(GRPO, tmp_path, ROW, **PAGED)
+    before = adapter(trainer)
+    trainer.train()
+    assert difference(before, adapter(trainer)) > 0

@@ -12,6 +12,9 @@ COLUMNS = ("objective", "objective_labels")
 """A row has one of them: the index of the one objective that it is for, 0 to m - 1; or a number for each of the m, 1
 if the row is for it, -1 if it is with chosen and rejected exchanged, 0 if it is not."""
 
+LENGTHS = "objective_lengths"
+"""What a batch whose rows lie end to end, without padding, says about them: how many tokens each has."""
+
 Batch = dict[str, Any]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from ..data.rows import COLUMNS, Batch
+from ..data.rows import COLUMNS, LENGTHS, Batch
 from ..seeding import derive
 
 
@@ -59,17 +60,62 @@ class ObjectiveSampler(Sampler[int]):
 
 
 class ObjectiveCollator:
-    """Collates with another collator, and adds the columns of the objectives, which no model knows, as tensors."""
+    """Collates with another collator, and adds the columns of the objectives, which no model knows, as tensors.
 
-    def __init__(self, collator: Callable[[list[Batch]], Batch]) -> None:
+    Args:
+        collator: Of the trainer.
+        end_to_end: Whether it lays rows end to end, and what they are packed of. The columns then have an entry for
+            each sequence, and `LENGTHS` its number of tokens.
+    """
+
+    def __init__(self, collator: Callable[[list[Batch]], Batch], *, end_to_end: bool = False) -> None:
         self.collator = collator
+        self.end_to_end = end_to_end
 
     def __call__(self, rows: list[Batch]) -> Batch:
         batch = self.collator([{k: v for k, v in row.items() if k not in COLUMNS} for row in rows])
+        lengths = [row.get("seq_lengths") or [len(row["input_ids"])] for row in rows] if self.end_to_end else None
+        if lengths is not None:
+            batch[LENGTHS] = torch.tensor([length for of_row in lengths for length in of_row])
         for column in COLUMNS:
             if column in rows[0]:
-                batch[column] = torch.tensor([row[column] for row in rows])
+                times = [1] * len(rows) if lengths is None else [len(of_row) for of_row in lengths]
+                batch[column] = torch.tensor(
+                    [row[column] for row, n in zip(rows, times, strict=True) for _ in range(n)]
+                )
         return batch
+
+
+def packed_by_objective(dataset: Any, pack: Callable[[Any], Any]) -> Any:
+    """Rows packed with others of their objective alone, which is then that of the pack.
+
+    Args:
+        dataset: Of `datasets`, with a column `objective`.
+        pack: What makes packs of a data set, and leaves no column.
+
+    Raises:
+        ValueError: Rows do not say, or cannot be asked, which objective they are for.
+    """
+    from datasets import concatenate_datasets
+
+    if not hasattr(dataset, "__len__") or "objective" not in dataset.column_names:
+        raise ValueError(
+            "`packing` must have a data set with the column `objective` that is no stream, because rows are packed "
+            f"with others of their objective, but got a {type(dataset).__name__} with {dataset.column_names}."
+        )
+    objective = torch.tensor(dataset["objective"][:])
+    parts = []
+    for i in sorted(set(objective.tolist())):
+        part = pack(dataset.select((objective == i).nonzero().flatten().tolist()))
+        parts.append(part.add_column("objective", [i] * len(part)))
+    return concatenate_datasets(parts)
+
+
+def by_token(preferences: Tensor, lengths: Tensor, tokens: int) -> Tensor:
+    """A preference for each sequence, [n, m], as one for each of their tokens and of the padding behind, [1, T, m]."""
+    sequences = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    padding = sequences.new_full((tokens - len(sequences),), len(lengths) - 1)
+    return preferences[torch.cat([sequences, padding])][None]
 
 
 def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ..aggregation import weights
-from ..data.rows import COLUMNS, Batch, copies, exchange, select
+from ..data.rows import COLUMNS, LENGTHS, Batch, copies, exchange, select
 from ..front import Front
 from ..seeding import derive
 from ..simplex import PreferenceSampler
 from ..tuner.steering import preference_kept, steer_everyone
 from .base import PreferenceMixin
-from .batches import ObjectiveCollator, ObjectiveSampler, by_objective
+from .batches import ObjectiveCollator, ObjectiveSampler, by_objective, by_token, packed_by_objective
 from .forward import SharedForward
 from .measuring import one_progress_bar
 from .probe import LossProbe
@@ -33,6 +33,8 @@ class ObjectiveLossMixin(PreferenceMixin):
     with density proportional to p_i. The expected loss is then that of linear scalarisation, Σ_i p_i L_i (Eq. 6 of
     arXiv 2402.02030) over all preferences, without any weights: see `PreferenceSampler.given`. A row with labels is
     trained for one of its objectives, drawn anew each time.
+
+    Batches without padding have a preference for each sequence, and packs are made of rows of one objective.
 
     With `preference_per="batch"` the trainer's loss is computed for each objective and aggregated.
 
@@ -63,7 +65,7 @@ class ObjectiveLossMixin(PreferenceMixin):
                     f"`per_device_train_batch_size` must be a multiple of {m}, the number of objectives, with "
                     f"`preference_per='batch'`, but got {size}."
                 )
-        self.data_collator = ObjectiveCollator(self.data_collator)
+        self.data_collator = ObjectiveCollator(self.data_collator, end_to_end=getattr(self, "padding_free", False))
         if self.eval_dataset is not None and not isinstance(self.eval_dataset, dict):
             self.eval_dataset = by_objective(self.eval_dataset, self.objectives)
         self._choice = PreferenceSampler(objectives=2, seed=derive(self.args.seed, "objective of a row"))
@@ -76,9 +78,11 @@ class ObjectiveLossMixin(PreferenceMixin):
         self._one_forward = labelled and bool(torch.tensor(self.train_dataset["objective_labels"][:]).all())
 
     def _refuse_what_cannot_be_right(self) -> None:
-        for name in ("packing", "padding_free"):
-            if getattr(self.args, name, False):
-                raise ValueError(f"`{name}` must be False, because rows lose their objective in it, but got True.")
+        if getattr(self, "padding_free", False) and self.preference_args.preference_per == "batch":
+            raise ValueError(
+                "`preference_per` must be 'row' with packing or padding-free batches, which cannot be parted by "
+                "objective, but got 'batch'."
+            )
         if self.preference_args.aggregation != "linear" and self.preference_args.preference_per == "row":
             raise ValueError(
                 "`preference_per` must be 'batch' unless `aggregation` is 'linear', because others want the losses of "
@@ -91,6 +95,13 @@ class ObjectiveLossMixin(PreferenceMixin):
             )
 
     # The parts of the trainer that know columns and rows
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
+        def prepared(dataset: Any) -> Any:
+            return super(ObjectiveLossMixin, self)._prepare_dataset(dataset, processing_class, args, *rest)
+
+        packs = bool(rest) and rest[0] is True  # as TRL's SFT has it; in its other trainers this is a name
+        return packed_by_objective(dataset, prepared) if packs else prepared(dataset)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -108,7 +119,7 @@ class ObjectiveLossMixin(PreferenceMixin):
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
-        objective, labels = (inputs.pop(column, None) for column in COLUMNS)
+        objective, labels, lengths = (inputs.pop(column, None) for column in (*COLUMNS, LENGTHS))
         if objective is None and labels is None:
             raise ValueError(f"A batch must have one of the columns {list(COLUMNS)}, but got {list(inputs)}.")
         step, draw = self._count_draw()
@@ -121,9 +132,12 @@ class ObjectiveLossMixin(PreferenceMixin):
         if labels is not None:
             inputs = exchange(inputs, labels.cpu().gather(1, objective[:, None])[:, 0] < 0)
         preference = self._draw(len(objective), key, objective) if self._measured is None else self._measured
-        steer_everyone(
-            self.model, preference.repeat(copies(inputs, len(objective)), 1) if preference.ndim == 2 else preference
-        )
+        if preference.ndim == 2:
+            if lengths is None:
+                preference = preference.repeat(copies(inputs, len(objective)), 1)
+            else:
+                preference = by_token(preference, lengths.cpu(), inputs["input_ids"].shape[1])
+        steer_everyone(self.model, preference)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _choose_objective(self, labels: Tensor, key: dict[str, int]) -> Tensor:

@@ -58,11 +58,10 @@ class ObjectiveRewardMixin(PreferenceMixin):
             )
         self._per_row = self.preference_args.preference_per == "row"
         self._normalised_first = getattr(self.args, "multi_objective_aggregation", None) == "normalize_then_sum"
-        for name in ("use_vllm", "use_transformers_continuous_batching"):
-            if self._per_row and getattr(self.args, name, False):
-                raise ValueError(
-                    f"`preference_per` must be 'batch' with `{name}`, whose engine knows one, but got 'row'."
-                )
+        if self._per_row and getattr(self.args, "use_vllm", False):
+            raise ValueError(
+                "`preference_per` must be 'batch' with `use_vllm`, whose engine knows one, but got 'row'."
+            )
         if self._per_row and self._normalised_first:
             raise ValueError(
                 "`preference_per` must be 'batch' with `multi_objective_aggregation='normalize_then_sum'`, which "

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from . import steering
+from .batching import steer_requests, stop_steering_requests
 from .config import PanaceaConfig
 from .expansion import repeat_preferences_with_rows, stop_repeating_preferences
 from .layer import PanaceaLayer, PanaceaLinear
@@ -57,6 +58,7 @@ class PanaceaModel(BaseTuner):
         self.preference_state = PreferenceState() if layer is None else layer.preference_state
         preserve_preference_in_recomputation(model, self.preference_state)
         repeat_preferences_with_rows(model, self.preference_state)
+        steer_requests(model, self.preference_state)
 
     def _prepare_adapter_config(self, peft_config: PanaceaConfig, model_config: dict[str, Any]) -> PanaceaConfig:
         if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
@@ -178,3 +180,4 @@ def unhook(model: nn.Module) -> None:
     """Take from a model without an adapter what made its methods know the preference."""
     stop_preserving_preference(model)
     stop_repeating_preferences(model)
+    stop_steering_requests(model)
