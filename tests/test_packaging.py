@@ -25,6 +25,8 @@ EXTRA_OF = {
     "front": "eval",
     "metrics": "eval",
     "plots": "eval",
+    "serving": "serve",
+    "command": "serve",
 }
 """All other rooms need none."""
 

@@ -1,0 +1,1 @@
+"""Preferences for each request of a server."""
