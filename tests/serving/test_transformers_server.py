@@ -148,3 +148,5 @@ def test_the_command_says_what_is_wrong(adapter, capsys, tmp_path):
     assert "nowhere" in capsys.readouterr().err
     assert main(["serve", str(adapter), "--dtype", "float7"]) == 2
     assert "peft-panacea: Unsupported dtype: 'float7'" in capsys.readouterr().err
+    assert main(["serve", str(adapter), "--continuous_batching", "--cache_tokens", "100"]) == 2
+    assert "peft-panacea: `--cache_tokens` must be at least 256, but got 100." in capsys.readouterr().err

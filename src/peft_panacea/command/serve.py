@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute requests together, all sampled as the first is",
     )
+    parser.add_argument(
+        "--cache_tokens",
+        type=int,
+        default=16384,
+        help="with it: tokens of all running requests (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -102,6 +102,19 @@ def _base(model_id_and_revision: str) -> str:
     return f"{config.base_model_name_or_path}@{config.revision or 'main'}"
 
 
+def pages(tokens: int) -> ContinuousBatchingConfig:
+    """Continuous batching with a cache of so many tokens; by itself transformers takes nearly all of the memory.
+
+    Raises:
+        ValueError: they do not fill a page.
+    """
+    config = ContinuousBatchingConfig()
+    if tokens < config.page_size:
+        raise ValueError(f"`--cache_tokens` must be at least {config.page_size}, but got {tokens}.")
+    config.num_blocks = tokens // config.page_size
+    return config
+
+
 def steered_server(
     path: str,
     *,
