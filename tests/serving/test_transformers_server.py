@@ -17,6 +17,7 @@ import peft_panacea
 from conftest import randomise
 from peft_panacea import PanaceaConfig
 from peft_panacea.command import main
+from peft_panacea.serving import transformers_server
 from peft_panacea.serving.transformers_server import steered_server
 from peft_panacea.simplex import PreferenceSampler
 
@@ -141,6 +142,20 @@ def test_the_server_has_nothing_of_its_own(adapter):
     assert peft_panacea.get_preference(model).tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match="`preference_bounds` allow"), torch.no_grad():
         peft_panacea.set_preference(model, [1, 0])
+
+
+def test_the_command_serves_what_it_is_told(adapter, monkeypatch):
+    served = {}
+    monkeypatch.setattr(
+        transformers_server, "steered_server", lambda path, **options: served.update(options, path=path)
+    )
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.update(options))
+    assert main(["serve", str(adapter), "--continuous_batching", "--cache_tokens", "8192", "--port", "8123"]) == 0
+    pages = served["continuous_batching"]
+    assert (served["path"], served["host"], served["port"]) == (str(adapter), "127.0.0.1", 8123)
+    assert (pages.num_blocks * pages.page_size, pages.max_batch_tokens) == (8192, 1024)
+    assert main(["serve", str(adapter)]) == 0
+    assert served["continuous_batching"] is False
 
 
 def test_the_command_says_what_is_wrong(adapter, capsys, tmp_path):

@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
     with needs("serve"):
         import uvicorn
 
-    from ..serving.transformers_server import steered_server
+    from ..serving.transformers_server import pages, steered_server
 
-    app = steered_server(args.path, dtype=args.dtype, device=args.device, continuous_batching=args.continuous_batching)
+    batching = pages(args.cache_tokens) if args.continuous_batching else False
+    app = steered_server(args.path, dtype=args.dtype, device=args.device, continuous_batching=batching)
     uvicorn.run(app, host=args.host, port=args.port, log_level="warning")

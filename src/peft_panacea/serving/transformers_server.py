@@ -112,6 +112,7 @@ def pages(tokens: int) -> ContinuousBatchingConfig:
     if tokens < config.page_size:
         raise ValueError(f"`--cache_tokens` must be at least {config.page_size}, but got {tokens}.")
     config.num_blocks = tokens // config.page_size
+    config.max_batch_tokens = min(tokens, 1024)  # by itself as many as memory has place for, too
     return config
 
 
