@@ -118,7 +118,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(rows)
         return self.answer({"id": repo, "sha": commit, "siblings": [{"rfilename": path} for path in files]})
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def commit(self, repo: str) -> str:
         digest = hashlib.sha1(repo.encode())

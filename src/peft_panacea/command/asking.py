@@ -45,7 +45,11 @@ def tokenizer_of(config: Any) -> Any:
     """That of the base model, with a padding token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(config.base_model_name_or_path)
+    from ..hub.reasons import in_one_sentence
+
+    base = config.base_model_name_or_path
+    with in_one_sentence("`base_model_name_or_path`", base):
+        tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socket import gaierror
 
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # `HTTPError` is that of httpx or of httpx2
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -71,7 +71,8 @@ def _reason(errors: list[BaseException], what: str, name: str) -> Exception | No
         )
     if any_of(RevisionNotFoundError):
         return ValueError(f"`revision` must be a branch, a tag or a commit of {name!r}, but has none of that name.")
-    if any_of(LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError, gaierror):
+    away = any(isinstance(error, HTTPError) and not hasattr(error, "response") for error in errors)
+    if away or any_of(LocalEntryNotFoundError, OfflineModeIsEnabled):
         return ConnectionError(
             f"The Hub must be reachable for {what} {name!r}, which is not on this machine, but cannot be reached."
         )
