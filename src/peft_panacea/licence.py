@@ -28,5 +28,8 @@ def licence_of(base_model: str | None, *, online: bool = False) -> dict[str, str
             return {}
     if not path.is_file():
         return {}
-    data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    try:
+        data = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    except Exception:  # whatever is wrong with somebody else's card, a save must not fail for it
+        return {}
     return {name: str(data.get(name)) for name in FIELDS if data.get(name)}

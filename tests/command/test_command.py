@@ -131,7 +131,7 @@ def test_an_export_is_that_of_the_function(flags, export, folder, tmp_path, caps
         ([*FRONT, "early", "--rewards", "kind=length", "kind=length"], "`--rewards` must name each objective once"),
         (
             [*FRONT, "lost", *BOTH],
-            "`base_model_name_or_path` must be a folder or a repository|The Hub must be reachable",
+            "`base_model_name_or_path` must be a folder or a repo|The Hub must be",
         ),
         ([*FRONT, "lora", *BOTH], "`path` must be a Panacea adapter"),
         ([*FRONT, "early", *BOTH, "--samples", "0"], "`--samples` must be at least 1, but got 0"),
@@ -141,6 +141,8 @@ def test_an_export_is_that_of_the_function(flags, export, folder, tmp_path, caps
         (["front", "early", "--prompts", "numbers.json", *BOTH], "numbers.json, row 1: `prompt` must be"),
         (["choose", "adapter", "--objective", "kind"], "No such file or directory: 'adapter/front.json'"),
         (["choose", "prompts.json", "--objective", "kind"], "must be a front that `Front.to_json` wrote"),
+        (["push", "early", "user/new"], "`folder` must hold .*, but early lacks adapter_model.safetensors"),
+        (["push", "adapter", "user/new"], "The Hub must be reachable for `repo_id` 'user/new'"),
         (["answer", "early"], "`PROMPT` must be given, or a file as `--prompts`"),
         (["answer", "early", "w3", "--preference", "0.3", "0.3"], "2 non-negative entries that sum to 1"),
         (["answer", "early", "w3", "--preference", "kind=1", "long=0"], "must name exactly the objectives"),

@@ -70,9 +70,11 @@ def hub(home):
 @pytest.fixture(scope="module")
 def pushed(hub, home):
     """By the owner: from a loaded model, and from the folder."""
-    said = client(hub.environment(home / "owner"), [["push model", str(home / "adapter"), "user/model"], {}],
-                  [["push", str(home / "adapter"), "user/folder"], {}])  # fmt: skip
-    assert said == [f"{hub.url}/user/model", f"{hub.url}/user/folder"] or "user/model" in said[0]
+    adapter = str(home / "adapter")
+    steps = [["push", adapter, "user/folder"], {}], [["push model", adapter, "user/model"], {"tags": ["tagged"]}]
+    folder, model = client(hub.environment(home / "owner"), *steps)
+    assert folder == f"{hub.url}/user/folder"
+    assert model.startswith(f"{hub.url}/user/model/commit/")
     return {name: dict(hub.repos[name]) for name in ("user/model", "user/folder")}
 
 
@@ -98,6 +100,7 @@ def test_a_pushed_card_tells_a_stranger(name, pushed):
     assert (card.data.license, card.data.license_name) == ("other", "mine")
     assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-generation")
     assert {"peft-panacea", "steerable"} <= set(card.data.tags)
+    assert ("tagged" in card.data.tags) is (name == "user/model")
     assert f'peft_panacea.load("{name}")' in card.text
     assert "The base model is `user/base`" in card.text
     assert "The licence of the base model (mine)" in card.text

@@ -6,9 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import answer, card, choose, export, front, info
+from . import answer, card, choose, export, front, info, push
 
-COMMANDS = {"info": info, "front": front, "choose": choose, "answer": answer, "export": export, "card": card}
+COMMANDS = {
+    "info": info,
+    "front": front,
+    "choose": choose,
+    "answer": answer,
+    "export": export,
+    "card": card,
+    "push": push,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

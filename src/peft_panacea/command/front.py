@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from . import asking
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise ValueError(f"`--{name}` must be at least 1, but got {getattr(args, name)}.")
     specs = pairs(args.rewards, "--rewards")
+    from .. import __version__
     from .. import front as fronts
     from ..card import write_card
     from ..data import json_prompts
@@ -88,6 +90,8 @@ def run(args: argparse.Namespace) -> None:
         details={"command": shlex.join(["peft-panacea", *args.words])},
         **asking.decoding(args),
     )
+    versions = {**front.details["versions"], "peft_panacea": __version__}
+    front = replace(front, details={**front.details, "versions": versions})
     front.to_json(output / "front.json")
     plot_fronts(front).savefig(output / "front.png", dpi=150)
     if output == Path(args.path):

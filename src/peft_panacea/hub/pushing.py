@@ -59,7 +59,7 @@ def push(
         except EntryNotFoundError:
             card = None
         content: dict[str, bytes | Path] = {name: folder / name for name in (*NEEDED, *sorted(names))}
-        content[CARD] = card_text(folder, name=address.repo_id, card=card).encode()
+        content[CARD] = card_text(folder, name=address.repo_id, card=card, online=True).encode()
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=what) for name, what in content.items()]
         api.create_commit(address.repo_id, files, commit_message="Upload adapter", revision=revision)
     return str(address)

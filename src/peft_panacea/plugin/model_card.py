@@ -29,8 +29,8 @@ def say_how_to_steer() -> None:
         if config is None:
             return create_or_update(self, folder)
         path = Path(folder, CARD)
-        before = _written(path)
-        if before is None:
+        before = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True) if path.exists() else None
+        if before is None or not _is_written(before.text):
             path.write_text(new_card(name or path.parent.name, config), encoding="utf-8")
         create_or_update(self, folder)
         card = ModelCard.load(path)
@@ -51,14 +51,10 @@ def say_how_to_steer() -> None:
     PeftModel._upload_modified_files = upload_modified_files
 
 
-def _written(path: Path) -> ModelCard | None:
-    """The card, if anybody has written one: a template in which nothing has been said is none."""
-    if not path.exists():
-        return None
-    card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+def _is_written(text: str) -> bool:
+    """Whether anybody has said anything: in a template nobody has."""
     template = ModelCard.from_template(ModelCardData()).text.splitlines()
-    said = [line for line in card.text.splitlines() if line not in template and not line.startswith(GENERATED)]
-    return card if said else None
+    return any(line not in template and not line.startswith(GENERATED) for line in text.splitlines())
 
 
 def _keep(data: Any, before: Any) -> None:
