@@ -123,7 +123,7 @@ def with_base(folder, base):
 
 
 def test_a_base_model_is_named_as_others_know_it(folder):
-    """A folder of this machine is in no metadata, which the Hub would refuse, and the text says what to do."""
+    """A folder of this machine, which says nothing to others, is in no metadata, and the text says what to do."""
     card = with_base(folder, "org/base")
     assert card.data.base_model == "org/base"
     assert "The base model is `org/base`" in card.text
