@@ -58,10 +58,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def refused(self, repo: str) -> bool:
-        status = self.hub.refusing.get(repo) or (404 if repo not in self.hub.repos else 0)
-        if status:
+        status = self.hub.refusing.get(repo, 200 if repo in self.hub.repos else 404)
+        if status != 200:
             self.answer(b"{}", status, **({"X_Error_Code": "RepoNotFound"} if status == 404 else {}))
-        return bool(status)
+        return status != 200
 
     def do_POST(self) -> None:
         path, body = unquote(self.path.partition("?")[0]), self.body()

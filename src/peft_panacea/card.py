@@ -99,11 +99,15 @@ def write_card(folder: str | os.PathLike[str], front: Front | None = None) -> Pa
         ValueError: the folder's adapter is of another kind, or the front has other objectives.
     """
     path = Path(folder) / CARD
-    text = card_text(folder, front)
+    replace_text(path, card_text(folder, front))
+    return path
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-    return path
 
 
 def card_text(

@@ -116,5 +116,8 @@ def test_what_is_wrong_is_said_in_one_sentence(name, error, sentence, mistakes):
 
 def test_what_is_not_in_the_cache_is_not_there_without_a_network():
     """The tests are offline."""
-    with pytest.raises(ConnectionError, match="The Hub must be reachable for `path` 'user/adapter', which is not"):
+    with pytest.raises(
+        ConnectionError,
+        match="The Hub must be reachable for `path` 'user/adapter', which is not on this machine, but HF",
+    ):
         load_config("user/adapter")

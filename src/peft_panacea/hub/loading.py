@@ -29,7 +29,7 @@ AUTO_CLASSES = {
 }
 """By the task of a configuration, PEFT's class that loads base model and adapter."""
 
-OF_THE_HUB = ("token", "cache_dir", "local_files_only", "force_download")
+OF_THE_HUB = ("token", "cache_dir")
 """Options that are about how files are fetched, for whatever is fetched."""
 
 
@@ -40,7 +40,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> PeftModel:
         path: A folder, or a name on the Hub.
         options: What `from_pretrained` of PEFT's auto class for the adapter's task takes: `dtype`, `device_map`,
             `quantization_config`, `attn_implementation` and so on go to the base model, `revision`, `adapter_name` and
-            `is_trainable` to the adapter, `token`, `cache_dir` and `local_files_only` to both. The base model's
+            `is_trainable` to the adapter, `token`, `cache_dir` and `trust_remote_code` to both. The base model's
             revision is that of the configuration.
 
     Returns:
@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> PeftModel:
     Raises:
         FileNotFoundError: there is no such folder or repository, of the adapter or of its base model.
         PermissionError: the token may not read one of them.
-        ConnectionError: the Hub cannot be reached, and they are not in the cache.
+        ConnectionError: the Hub cannot be reached; under HF_HUB_OFFLINE=1, one of them is not in the cache.
         ValueError: it is no Panacea adapter, its configuration names no base model, the base model is another one than
             it was trained on, or a file is damaged.
     """

@@ -30,7 +30,7 @@ def in_one_sentence(what: str, name: str) -> Iterator[None]:
     Raises:
         PermissionError: the token may not, or there is none.
         FileNotFoundError: there is no such repository, or none that the token may see.
-        ConnectionError: the Hub cannot be reached, and what is wanted is not in the cache.
+        ConnectionError: the Hub cannot be reached, or is not to be asked and what is wanted is not in the cache.
         ValueError: there is no such revision.
     """
     try:
@@ -71,9 +71,13 @@ def _reason(errors: list[BaseException], what: str, name: str) -> Exception | No
         )
     if any_of(RevisionNotFoundError):
         return ValueError(f"`revision` must be a branch, a tag or a commit of {name!r}, but has none of that name.")
-    away = any(isinstance(error, HTTPError) and not hasattr(error, "response") for error in errors)
-    if away or any_of(LocalEntryNotFoundError, OfflineModeIsEnabled):
+    if any_of(OfflineModeIsEnabled):
         return ConnectionError(
-            f"The Hub must be reachable for {what} {name!r}, which is not on this machine, but cannot be reached."
+            f"The Hub must be reachable for {what} {name!r}, which is not on this machine, but HF_HUB_OFFLINE is set."
+        )
+    away = any(isinstance(error, HTTPError) and not hasattr(error, "response") for error in errors)
+    if away or any_of(LocalEntryNotFoundError):
+        return ConnectionError(
+            f"The Hub must be reachable for {what} {name!r}, but is not; HF_HUB_OFFLINE=1 makes do with what is here."
         )
     return None

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftModel
 
-from ..card import CARD, is_on_the_hub, new_card, renewed
+from ..card import CARD, is_on_the_hub, new_card, renewed, replace_text
 from ..tuner import PanaceaConfig
 
 GENERATED = "This is the model card of a 🤗 transformers model"
@@ -31,11 +31,14 @@ def say_how_to_steer() -> None:
         path = Path(folder, CARD)
         before = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True) if path.exists() else None
         if before is None or not _is_written(before.text):
-            path.write_text(new_card(name or path.parent.name, config), encoding="utf-8")
+            replace_text(path, new_card(name or path.parent.name, config))
         create_or_update(self, folder)
         card = ModelCard.load(path)
-        _keep(card.data, before.data if before else None)
-        path.write_text(renewed(str(card), config, name=name, online=name is not None), encoding="utf-8")
+        kept = _metadata(before)
+        if name is None and is_on_the_hub(card.data.get("base_model")):
+            kept.pop("base_model", None)  # the folder may have had an adapter of another one
+        _keep(card.data, kept)
+        replace_text(path, renewed(str(card), config, name=name, online=name is not None))
 
     @functools.wraps(create_or_update)
     def create_or_update_model_card(self: PeftModel, output_dir: str) -> None:
@@ -51,18 +54,21 @@ def say_how_to_steer() -> None:
     PeftModel._upload_modified_files = upload_modified_files
 
 
+def _metadata(card: Any) -> dict[str, Any]:
+    return {} if card is None else card.data.to_dict()
+
+
 def _is_written(text: str) -> bool:
     """Whether anybody has said anything: in a template nobody has."""
     template = ModelCard.from_template(ModelCardData()).text.splitlines()
     return any(line not in template and not line.startswith(GENERATED) for line in text.splitlines())
 
 
-def _keep(data: Any, before: Any) -> None:
+def _keep(data: Any, kept: dict[str, Any]) -> None:
     """Keep the metadata that were there; PEFT replaces tags, and names a base model by a folder of this machine."""
-    kept = before.to_dict() if before else {}
     tags = {*(data.get("tags") or []), *kept.get("tags", [])}
     data.tags = sorted(tag for tag in tags if is_on_the_hub(tag.partition("base_model:adapter:")[2] or "none"))
     if not is_on_the_hub(data.get("base_model")):
-        data.base_model = kept.get("base_model")
-    for name in kept.keys() - {"tags", "base_model", "library_name"}:
+        data.base_model = None
+    for name in kept.keys() - {"tags", "library_name"}:
         data[name] = kept[name]
