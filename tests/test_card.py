@@ -32,10 +32,12 @@ def test_a_saved_adapter_says_how_it_is_steered(folder):
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "peft"
     assert {"peft-panacea", "steerable"} <= set(card.data.tags)
-    assert card.data.base_model == str(folder.parent / "base")
+    assert card.data.pipeline_tag == "text-generation"
     assert card.text.count(BEGIN) == card.text.count(END) == 1
-    assert card.text.index(BEGIN) < card.text.index("\n## Model Details"), "before PEFT's long form"
+    assert card.text.index(BEGIN) < card.text.index("\n## Objectives")
     assert "**kind**, **brief**" in card.text
+    assert "- **kind**:\n- **brief**:\n" in card.text, "room for what they mean"
+    assert "More Information Needed" not in card.text
 
 
 def test_its_code_works_as_it_stands(folder):
@@ -47,7 +49,7 @@ def test_its_code_works_as_it_stands(folder):
 
 def test_saving_again_renews_its_part_and_nothing_else(folder):
     path = folder / "README.md"
-    mine = path.read_text().replace("\n## Model Details", "\n## Mine\n\nDo not touch.\n\n## Model Details")
+    mine = path.read_text().replace("\n## Objectives", "\n## Mine\n\nDo not touch.\n\n## Objectives")
     mine = mine.replace("## Steering", "## Old").replace("tags:\n", "licence: apache-2.0\ntags:\n- mine\n", 1)
     path.write_text(mine)
     write_card(folder)
@@ -69,6 +71,8 @@ def test_what_was_measured_stands_in_the_card(folder):
     text = (folder / "README.md").read_text()
     assert f"Mean reward; 5 prompts, 4 completions each:\n\n```text\n{describe(found)}\n```" in text
     assert "kind 0 ± 1, brief 1 ± 2" in text
+    corner = dict(zip(found.objectives, found.base_values, strict=True))
+    assert f"hypervolume: kind {corner['kind']:.3g}, brief {corner['brief']:.3g}." in text
     assert "front.png" not in text
     write_card(folder)
     assert "What each preference attains" not in (folder / "README.md").read_text()
@@ -95,7 +99,7 @@ def test_a_folder_without_a_card_gets_one(folder):
     write_card(folder)
     card = ModelCard.load(folder / "README.md")
     assert card.text.lstrip().startswith("# adapter\n")
-    assert card.data.base_model == str(folder.parent / "base")
+    assert card.data.library_name == "peft"
 
 
 def test_adapters_of_others_keep_their_cards(tmp_path):
@@ -112,10 +116,59 @@ def test_a_front_of_other_objectives_is_refused(folder):
     assert (folder / "README.md").read_text() == before
 
 
-@pytest.mark.parametrize(
-    ("task", "auto_class"), [("SEQ_CLS", "AutoPeftModelForSequenceClassification"), (None, "AutoPeftModel")]
-)
-def test_the_class_that_loads_it(task, auto_class, tmp_path):
-    config = {"peft_type": "PANACEA", "objectives": ["a", "b"], "task_type": task}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    assert f"model = {auto_class}.from_pretrained" in write_card(tmp_path).read_text()
+def with_base(folder, base):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": base}))
+    return ModelCard(write_card(folder).read_text())
+
+
+def test_a_base_model_is_named_as_others_know_it(folder):
+    """A folder of this machine, which says nothing to others, is in no metadata, and the text says what to do."""
+    card = with_base(folder, "org/base")
+    assert card.data.base_model == "org/base"
+    assert "The base model is `org/base`" in card.text
+    (folder / "README.md").unlink()
+    for base in (str(folder.parent / "base"), "runs/base/last"):
+        card = with_base(folder, base)
+        assert card.data.base_model is None
+        assert f"in the folder `{base}`. Who has it elsewhere loads it first" in card.text
+    assert "names no base model" in with_base(folder, None).text
+
+
+def test_a_save_keeps_metadata_that_were_written(folder):
+    """PEFT alone would replace the tags, and name a folder as the base model."""
+    path = folder / "README.md"
+    path.write_text(path.read_text().replace("tags:\n", "base_model: org/base\nlanguage: en\ntags:\n- mine\n"))
+    AutoPeftModelForCausalLM.from_pretrained(folder).save_pretrained(folder)
+    data = ModelCard.load(path).data
+    assert (data.base_model, data.language) == ("org/base", "en")
+    assert {"mine", "steerable", "transformers"} <= set(data.tags)
+
+
+def test_the_licence_is_that_of_the_base_model_if_it_is_known(folder):
+    assert "licence of the base model holds" in (folder / "README.md").read_text()
+    assert ModelCard.load(folder / "README.md").data.license is None
+    (folder.parent / "base" / "README.md").write_text("---\nlicense: other\nlicense_name: house\n---\n# Base\n")
+    card = ModelCard(write_card(folder).read_text())
+    assert (card.data.license, card.data.license_name) == ("other", "house")
+    assert "licence of the base model (house) holds" in card.text
+    path = folder / "README.md"
+    path.write_text(path.read_text().replace("license: other", "license: mit"))
+    write_card(folder)
+    assert ModelCard.load(path).data.license == "mit"
+
+
+def test_how_it_was_measured_stands_in_the_card(folder):
+    """Whatever of it the front knows."""
+    details = {
+        "rewards": {"kind": "valence", "brief": "brevity_8"},
+        "seed": 3,
+        "generation": {"max_new_tokens": 64, "temperature": 0.7},
+        "versions": {"torch": "2.13.0"},
+        "command": "peft-panacea front runs/chat",
+    }
+    text = write_card(folder, front(details=details)).read_text()
+    assert "Scores; 5 prompts; kind is `valence`, brief is `brevity_8`:" in text
+    assert "Measured with seed 3, up to 64 tokens, temperature 0.7, torch 2.13.0." in text
+    assert "```sh\npeft-panacea front runs/chat\n```" in text
+    assert "Measured with" not in write_card(folder, front()).read_text()

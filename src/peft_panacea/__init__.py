@@ -5,6 +5,7 @@ adapter.
 """
 
 from . import plugin  # noqa: F401  (registers the method, before the names below are used)
+from .hub import load, push
 from .simplex import simplex_grid
 from .tuner import PanaceaConfig, get_objectives, get_preference, nearest_preference, preference, set_preference
 
@@ -14,8 +15,10 @@ __all__ = [
     "PanaceaConfig",
     "get_objectives",
     "get_preference",
+    "load",
     "nearest_preference",
     "preference",
+    "push",
     "set_preference",
     "simplex_grid",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard
 
+from .licence import licence_of
 from .tuner import PanaceaConfig
 
 if TYPE_CHECKING:
@@ -16,49 +17,69 @@ if TYPE_CHECKING:
 
 BEGIN = "<!-- peft-panacea: written anew with every save, down to the line that says end -->"
 END = "<!-- peft-panacea: end -->"
-FRONT, PICTURE = "front.json", "front.png"
-AUTO_CLASSES = {
-    "CAUSAL_LM": "AutoPeftModelForCausalLM",
-    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
-    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
-    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
-    "QUESTION_ANS": "AutoPeftModelForQuestionAnswering",
-    "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
-}
-"""By the task of a configuration, PEFT's class that loads base model and adapter."""
+CARD, FRONT, PICTURE = "README.md", "front.json", "front.png"
 
+NEW = """---
+library_name: peft
+---
+
+# {name}
+
+<!-- Say what it is for. All but the part of peft-panacea stays as you write it. -->
+
+## Objectives
+
+<!-- Say what each of them means, and which data or reward taught it. -->
+
+{objectives}
+
+## Training
+
+<!-- Say what it was trained on and how. -->
+
+### Framework versions
+
+"""
 STEER = """
+**Needs the package `peft-panacea`.** Without `import peft_panacea`, PEFT and transformers do not know this kind of
+adapter and stop with `KeyError: 'PANACEA'`.
+
 ## Steering
 
 This adapter follows a preference over {objectives}: weights of at least 0 that sum to 1, for a whole batch or for
-each of its rows, at no cost. It is of the method Panacea ([paper](https://arxiv.org/abs/2402.02030)), in the package
-`peft-panacea`.
+each of its rows, at no cost. The method is Panacea ([paper](https://arxiv.org/abs/2402.02030)).
 
 ```python
-import peft_panacea  # before loading: PEFT does not know the method without it
-from peft import {auto_class}
+import peft_panacea
 
-model = {auto_class}.from_pretrained("PATH")  # this folder, or this repository
+model = peft_panacea.load("{name}")
 model.set_preference({preference})
 ```
 
-At one preference it is a plain LoRA, which `peft-panacea export` writes for programs that know no other kind.
+{base}
 
-Whoever runs the model chooses the preference, and can turn an objective down to 0. The licence of the base model holds
-for what is made with it.
+At one preference the adapter is a plain LoRA of rank {rank}, which `peft-panacea export` writes for programs that know
+no other kind.
+{measured}
+### Limits
+
+Whoever runs the model chooses the preference, and can turn an objective down to 0. A preference weighs the rewards or
+data of the training, not wishes, and its weights are no shares of a result.
+
+{licence}
+
 """
 MEASURED = """
 ### What each preference attains
 
-{unit}; {prompts}:
+{unit}; {prompts}{rewards}:
 
 ```text
 {described}
 ```
-{normalisation}{picture}
-`{file}` has the scores of every prompt and how they were measured. Numbers say what the rewards say: read answers
-before you trust them.
-"""
+{normalisation}{reference}{picture}
+`{file}` has the scores of every prompt. Numbers say what the rewards say: read answers before you trust them.
+{how}"""
 
 
 def write_card(folder: str | os.PathLike[str], front: Front | None = None) -> Path:
@@ -77,6 +98,38 @@ def write_card(folder: str | os.PathLike[str], front: Front | None = None) -> Pa
     Raises:
         ValueError: the folder's adapter is of another kind, or the front has other objectives.
     """
+    path = Path(folder) / CARD
+    replace_text(path, card_text(folder, front))
+    return path
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def card_text(
+    folder: str | os.PathLike[str],
+    front: Front | None = None,
+    *,
+    name: str | None = None,
+    card: str | None = None,
+    online: bool = False,
+) -> str:
+    """The same as text.
+
+    Args:
+        folder: Of an adapter.
+        front: As of `write_card`.
+        name: By which it is loaded; None for a word in its place.
+        card: What stands in the card so far, if that is not the folder's.
+        online: Whether to ask the Hub for the licence of the base model.
+
+    Raises:
+        ValueError: as `write_card`.
+    """
     folder = Path(folder)
     config = PanaceaConfig.from_pretrained(folder)
     if not isinstance(config, PanaceaConfig):
@@ -87,14 +140,24 @@ def write_card(folder: str | os.PathLike[str], front: Front | None = None) -> Pa
         front = Front.from_json(folder / FRONT)
     if front is not None and list(front.objectives) != config.objective_names:
         raise ValueError(f"`front` must be over {config.objective_names}, but got one over {list(front.objectives)}.")
-    return renew(folder, config, _measured(front, folder) if front is not None else "")
+    if card is None:
+        path = folder / CARD
+        card = path.read_text(encoding="utf-8") if path.exists() else new_card(name or folder.name, config)
+    measured = "" if front is None else _measured(front, has_picture=(folder / PICTURE).exists())
+    return renewed(card, config, measured, name=name, online=online)
 
 
-def renew(folder: Path, config: PanaceaConfig, measured: str = "") -> Path:
-    """The same for a configuration that is known, with what was measured as text."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else f"# {folder.name}\n"
-    part = f"{BEGIN}\n{_steering(config)}{measured}{END}"
+def new_card(name: str, config: PanaceaConfig) -> str:
+    """A card in which nothing has been written yet, with room for what only its owner knows."""
+    return NEW.format(name=name, objectives="\n".join(f"- **{objective}**:" for objective in config.objective_names))
+
+
+def renewed(
+    text: str, config: PanaceaConfig, measured: str = "", *, name: str | None = None, online: bool = False
+) -> str:
+    """A card with its part about steering written anew, with what was measured as text; see `card_text`."""
+    licence = licence_of(config.base_model_name_or_path, online=online)
+    part = f"{BEGIN}\n{_steering(config, name, measured, licence)}{END}"
     card = ModelCard(text, ignore_metadata_errors=True)
     if BEGIN in card.text and END in card.text:
         body = re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: part, card.text, count=1, flags=re.DOTALL)
@@ -105,39 +168,74 @@ def renew(folder: Path, config: PanaceaConfig, measured: str = "") -> Path:
     data: Any = card.data
     data.library_name = "peft"
     data.tags = sorted({*(data.get("tags") or []), "peft-panacea", "steerable"})
-    if not data.get("base_model") and config.base_model_name_or_path:
+    if not data.get("base_model") and is_on_the_hub(config.base_model_name_or_path):
         data.base_model = config.base_model_name_or_path
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(str(card), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    if not data.get("license"):
+        for field, value in licence.items():
+            data[field] = value
+    return str(card)
 
 
-def _steering(config: PanaceaConfig) -> str:
-    names = config.objective_names
+def is_on_the_hub(base_model: str | None) -> bool:
+    """Whether others may know it by this name; a folder of this machine they do not."""
+    return bool(base_model) and not os.path.isdir(str(base_model)) and str(base_model).count("/") <= 1
+
+
+def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: dict[str, str]) -> str:
+    names, base = config.objective_names, config.base_model_name_or_path
     weights = dict(zip(names, map(float, config.initial_preference), strict=True))
     preference = ", ".join(f'"{name}": {weight:.4g}' for name, weight in weights.items())
+    said = f"The base model is `{base}`, which is loaded with it."
+    if not is_on_the_hub(base):
+        said = (
+            f"The base model was in the folder `{base}`. Who has it elsewhere loads it first, and gives both to\n"
+            "`PeftModel.from_pretrained`."
+        )
+    known = licence.get("license_name") or licence.get("license")
     return STEER.format(
         objectives=", ".join(f"**{name}**" for name in names),
-        auto_class=AUTO_CLASSES.get(config.task_type or "", "AutoPeftModel"),
+        name=name or "PATH",
         preference="{" + preference + "}",
+        base=said if base else "Its configuration names no base model.",
+        rank=config.r + len(names) * config.preference_rank,
+        measured=measured,
+        licence=f"The licence of the base model{f' ({known})' if known else ''} holds for what is made with it.",
     )
 
 
-def _measured(front: Front, folder: Path) -> str:
+def _measured(front: Front, *, has_picture: bool) -> str:
     from .front import describe
 
-    constants = ""
+    details, names = front.details, front.objectives
+    constants = corner = ""
     if front.normalisation is not None:
-        each = zip(front.objectives, *front.normalisation, strict=True)
+        each = zip(names, *front.normalisation, strict=True)
         said = ", ".join(f"{name} {mean:.3g} ± {std:.3g}" for name, mean, std in each)
         constants = f"\nThe normalisation, of the base model's completions: {said}.\n"
-    prompts, samples = front.scores.shape[1], front.details.get("samples")
+    if front.reference is not None or front.base is not None:
+        said = ", ".join(f"{name} {value:.3g}" for name, value in zip(names, front.reference_point(), strict=True))
+        corner = f"\nThe reference point of the hypervolume: {said}.\n"
+    prompts, samples, rewards = front.scores.shape[1], details.get("samples"), details.get("rewards")
     return MEASURED.format(
-        unit=str(front.details.get("unit", "scores")).capitalize(),
+        unit=str(details.get("unit", "scores")).capitalize(),
         prompts=f"{prompts} prompts" + (f", {samples} completions each" if samples else ""),
+        rewards="; " + ", ".join(f"{name} is `{reward}`" for name, reward in rewards.items()) if rewards else "",
         described=describe(front),
         normalisation=constants,
-        picture=f"\n![What each preference attains]({PICTURE})\n" if (folder / PICTURE).exists() else "",
+        reference=corner,
+        picture=f"\n![What each preference attains]({PICTURE})\n" if has_picture else "",
         file=FRONT,
+        how=_how(details),
     )
+
+
+def _how(details: Any) -> str:
+    generation = details.get("generation", {})
+    said = [f"seed {details['seed']}"] if "seed" in details else []
+    if "max_new_tokens" in generation:
+        said.append(f"up to {generation['max_new_tokens']} tokens")
+    if "temperature" in generation:
+        said.append(f"temperature {generation['temperature']:g}")
+    said += [f"{package} {version}" for package, version in details.get("versions", {}).items()]
+    how = f"\nMeasured with {', '.join(said)}.\n" if said else ""
+    return how + (f"\n```sh\n{details['command']}\n```\n" if details.get("command") else "")

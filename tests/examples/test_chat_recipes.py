@@ -14,6 +14,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from conftest import load_script, randomise
 from peft_panacea import PanaceaConfig
+from peft_panacea.command import main
 from peft_panacea.completions import sample
 from peft_panacea.data import chat_prompt
 from peft_panacea.front import Front
@@ -51,6 +52,10 @@ def run(monkeypatch):
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
 
     return run
+
+
+def command(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -282,11 +287,11 @@ def test_interrupted_answers_go_on(run, model, tmp_path, monkeypatch):
         run("data/answers.py", *flags, "--output_dir", tmp_path / "parts", "--temperature", 0.5)
 
 
-def test_the_front_of_a_chat_model(run, adapter, rewards, tmp_path, capsys):
+def test_the_front_of_a_chat_model(adapter, rewards, tmp_path, capsys):
     held_out = write(tmp_path / "held_out.json", [{"prompt": prompt} for prompt in conversations(3)])
     pairs = [f"{name}={reward}" for name, reward in zip(("few", "late"), rewards, strict=True)]
     flags = ["--prompts", held_out, "--steps", 1, "--max_new_tokens", 5, "--output", tmp_path]
-    run("front.py", adapter, *flags, "--system_prompt", "w7", "--greedy", "--dtype", "bfloat16", "--rewards", *pairs)
+    command("front", adapter, *flags, "--system_prompt", "w7", "--greedy", "--dtype", "bfloat16", "--rewards", *pairs)
     front = Front.from_json(tmp_path / "front.json")
     assert front.scores.shape == (2, 3, 2)
     assert front.details["generation"]["do_sample"] is False
@@ -294,16 +299,22 @@ def test_the_front_of_a_chat_model(run, adapter, rewards, tmp_path, capsys):
     heard = [json.loads(line) for line in (tmp_path / "asked.jsonl").read_text().splitlines()]
     assert all(prompt[0] == {"role": "system", "content": "w7"} for prompt in heard)
     assert "9 completions of up to 5 tokens, in 2 batches of 32" in capsys.readouterr().out
-    run("front.py", adapter, *flags, "--temperature", 0.5, "--output", tmp_path / "warm", "--rewards", *pairs)
+    command("front", adapter, *flags, "--temperature", 0.5, "--output", tmp_path / "warm", "--rewards", *pairs)
     assert Front.from_json(tmp_path / "warm" / "front.json").details["generation"]["temperature"] == 0.5
 
 
-def test_answers_at_five_preferences(run, adapter, tmp_path, capsys):
+def test_answers_at_five_preferences(adapter, tmp_path, capsys):
     prompts = write(tmp_path / "texts.json", [f"w{i} w{i + 1}" for i in range(10, 14)])
-    run("answer.py", adapter, "--prompts", prompts, "--first", 2, "--greedy", "--max_new_tokens", 5)
+    command("answer", adapter, "--prompts", prompts, "--first", 2, "--greedy", "--max_new_tokens", 5)
     printed = capsys.readouterr().out
     assert printed.count("few 0.25, late 0.75: ") == 2
     assert printed.count("few ") == 10
+    words = ["answer", adapter, "w11 w12", "--greedy", "--max_new_tokens", 5, "--json"]
+    command(*words, "--preference", "0.25", "0.75", "--preference", "late=1", "few=0")
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["prompt"] == [{"role": "user", "content": "w11 w12"}]
+    assert [one["preference"] for one in found["answers"]] == [{"few": 0.25, "late": 0.75}, {"few": 0.0, "late": 1.0}]
+    assert f"few 0.25, late 0.75: {found['answers'][0]['text'].strip()}" in printed
     assert "w11 w12" in printed
     assert "\nw12 w13" not in printed
 
@@ -326,6 +337,6 @@ def test_the_committed_configurations_in_the_order_of_the_page(run, model, rewar
     held_out = tmp_path / "rlhf" / "held_out.json"
     pairs = [f"{name}={reward}" for name, reward in zip(("polite", "brief"), rewards, strict=True)]
     flags = ["--prompts", held_out, "--max_new_tokens", 4]
-    run("front.py", tmp_path / "rlhf", *flags, "--rewards", *pairs, "--output", tmp_path / "front", "--steps", 2)
+    command("front", tmp_path / "rlhf", *flags, "--rewards", *pairs, "--output", tmp_path / "front", "--steps", 2)
     assert Front.from_json(tmp_path / "front" / "front.json").scores.shape == (3, 2, 2)
-    run("answer.py", tmp_path / "rlhf", *flags)
+    command("answer", tmp_path / "rlhf", *flags)

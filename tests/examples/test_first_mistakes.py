@@ -17,7 +17,7 @@ from small_chat import conversations, save_chat_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPES = EXAMPLES / "recipes"
-SCRIPTS = ["front.py", "answer.py", "data/answers.py", "data/reward_model.py"]
+SCRIPTS = ["data/answers.py", "data/reward_model.py"]
 SLOW = ("torch", "transformers", "trl", "peft", "datasets")
 
 
@@ -79,16 +79,13 @@ def test_all_flags_are_listed_when_asked_for():
 def mistake(monkeypatch, tmp_path):
     """What a script says of these arguments; the model has no weights, so that loading it would say something else."""
     monkeypatch.syspath_prepend(str(RECIPES))
-    model = save_chat_model(tmp_path / "model", weights=False)
+    save_chat_model(tmp_path / "model", weights=False)
     (tmp_path / "prompts.json").write_text(json.dumps(conversations(4)))
     rows = [{"prompt": f"w{i}", "completion": "w4", "objective": "a"} for i in range(3, 9)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "hub").mkdir()
     (tmp_path / "hub" / "train.jsonl").write_text('{"text": "w3"}\n')
-    adapter = {"peft_type": "PANACEA", "objectives": ["a", "b"], "base_model_name_or_path": str(model)}
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
     monkeypatch.chdir(tmp_path)
 
     def mistake(script: str, words: str) -> str:
@@ -138,21 +135,6 @@ RL = f"rloo {MODEL} --held_out 2"
             "`scaling` must be a positive number or 'paper'",
         ),
         ("recipes/dpo.py", f"{MODEL} --data rows.json --preference_per step", ""),
-        ("front.py", "adapter --rewards a=length b=length", "`--prompts` must be given"),
-        (
-            "front.py",
-            "adapter --prompts none.json --rewards a=length b=length",
-            "No such file or directory: 'none.json'",
-        ),
-        ("front.py", "adapter --prompts prompts.json --rewards a=length", "must name the adapter's objectives"),
-        ("front.py", "adapter --prompts prompts.json --rewards a=length b=long", "`spec` must be one of"),
-        (
-            "front.py",
-            "adapter --prompts prompts.json --rewards a=length b=length --choose c --subject_to d=1",
-            "`--choose` and `--subject_to` must name ['a', 'b'], but got ['c', 'd']",
-        ),
-        ("front.py", "nothing --prompts prompts.json --rewards a=length b=length", "'nothing'"),
-        ("answer.py", "adapter --prompts none.json", "No such file or directory: 'none.json'"),
         ("data/answers.py", f"{MODEL} --data prompts.json --rewards length", ""),
         ("data/answers.py", f"{MODEL} --data none.json --rewards length length", "No such file or directory"),
         ("data/answers.py", f"{MODEL} --data prompts.json --rewards length long", "`spec` must be one of"),

@@ -6,9 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import card, export, info, serve
+from . import answer, card, choose, export, front, info, push, serve
 
-COMMANDS = {"info": info, "export": export, "card": card, "serve": serve}
+COMMANDS = {
+    "info": info,
+    "front": front,
+    "choose": choose,
+    "answer": answer,
+    "export": export,
+    "card": card,
+    "push": push,
+    "serve": serve,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,10 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0, or 2 if something that the user can mend was wrong, which is then said in one sentence.
     """
     args = _parser().parse_args(arguments)
+    args.words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         args.run(args)
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        print(f"peft-panacea: {error}", file=sys.stderr)
+        said = " ".join(str(error).split())  # those of other libraries have paragraphs
+        print(f"peft-panacea: {said}", file=sys.stderr)
         return 2
     return 0
 

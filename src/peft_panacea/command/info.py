@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> None:
     found = {
         "objectives": names,
         "default preference": dict(zip(names, config.initial_preference, strict=True)),
+        "bounds": config.preference_bounds or {},
         "directions": f"{config.r} shared, {config.preference_rank} for each objective",
         "rank as LoRA": config.r + m * config.preference_rank,
         "coordinates": config.coordinates,
@@ -34,5 +35,7 @@ def run(args: argparse.Namespace) -> None:
         return
     found["objectives"] = ", ".join(names)
     found["default preference"] = ", ".join(f"{name} {w:.4g}" for name, w in found["default preference"].items())
+    bounds = found["bounds"].items()
+    found["bounds"] = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in bounds) or "none"
     for name, value in found.items():
         print(f"{name + ':':<20}{value}")
