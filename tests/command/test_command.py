@@ -62,10 +62,16 @@ def test_info(folder, capsys):
     assert main(["info", str(folder / "adapter")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {"objectives:         kind, brief", "default preference: kind 0.5, brief 0.5"} <= set(lines)
-    assert "rank as LoRA:       10" in lines
+    assert {"rank as LoRA:       10", "bounds:             none"} <= set(lines)
     assert main(["info", str(folder / "adapter"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["objectives"], found["default preference"]) == (["kind", "brief"], {"kind": 0.5, "brief": 0.5})
+
+
+def test_info_says_the_bounds(tmp_path, capsys):
+    PanaceaConfig(objectives=["kind", "brief"], preference_bounds={"kind": (0.25, 1)}).save_pretrained(tmp_path)
+    assert main(["info", str(tmp_path)]) == 0
+    assert "bounds:             kind 0.25 to 1" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(
