@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 import peft_panacea
 from conftest import llama, steered
+from peft_panacea import PanaceaConfig
 from peft_panacea.command import COMMANDS, _parser, main
 from peft_panacea.convert import export_gguf, export_lora, export_lora_basis, export_lora_grid
 from small_chat import save_chat_model
