@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import ModelCard
 
 from .licence import licence_of
-from .tuner import PanaceaConfig
+from .tuner import PanaceaConfig, in_words
 
 if TYPE_CHECKING:
     from .front import Front
@@ -63,8 +63,8 @@ no other kind.
 {measured}
 ### Limits
 
-Whoever runs the model chooses the preference, and can turn an objective down to 0. A preference weighs the rewards or
-data of the training, not wishes, and its weights are no shares of a result.
+Whoever runs the model chooses the preference, and can turn an objective down to {least}. A preference weighs the
+rewards or data of the training, not wishes, and its weights are no shares of a result.
 
 {licence}
 
@@ -191,6 +191,8 @@ def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: d
             f"The base model was in the folder `{base}`. Who has it elsewhere loads it first, and gives both to\n"
             "`PeftModel.from_pretrained`."
         )
+    bounds = config.preference_bounds
+    least = f"what its bounds allow ({in_words(bounds)}), which they can change" if bounds else "0"
     known = licence.get("license_name") or licence.get("license")
     return STEER.format(
         objectives=", ".join(f"**{name}**" for name in names),
@@ -199,6 +201,7 @@ def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: d
         base=said if base else "Its configuration names no base model.",
         rank=config.r + len(names) * config.preference_rank,
         measured=measured,
+        least=least,
         licence=f"The licence of the base model{f' ({known})' if known else ''} holds for what is made with it.",
     )
 

@@ -13,7 +13,7 @@ from peft import PeftModel, inject_adapter_in_model
 import peft_panacea
 from conftest import llama, randomise, steered
 from peft_panacea import PanaceaConfig
-from peft_panacea.convert import export_lora, export_lora_grid
+from peft_panacea.convert import export_gguf, export_lora, export_lora_basis, export_lora_grid
 from peft_panacea.tuner.bounds import BOUND_TOLERANCE, checked_bounds, limits, nearest
 from peft_panacea.tuner.preferences import parse_preference
 
@@ -101,6 +101,18 @@ def test_exports_are_doors_too(bounded, tmp_path):
         with pytest.raises(ValueError, match="`preference_bounds` allow"):
             export_lora_grid(bounded, [[0, 1, 0], p], tmp_path / "grid", extrapolate=wide)
     assert [path.name for path in tmp_path.iterdir()] == ["allowed"]
+
+
+def test_what_cannot_enforce_them_says_them(bounded, tmp_path):
+    """Files that others read: a basis, the card."""
+    export_lora_basis(bounded, tmp_path / "basis")
+    export_gguf(bounded, tmp_path / "gguf")
+    for folder in ("basis", "gguf"):
+        text = (tmp_path / folder / "README.md").read_text(encoding="utf-8")
+        assert "meant for b 0.3 to 1, c 0 to 0.25; check that where requests come in." in text
+    bounded.save_pretrained(tmp_path / "adapter")
+    card = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "what its bounds allow (b 0.3 to 1, c 0 to 0.25), which they can change." in card
 
 
 @pytest.mark.parametrize("extrapolate", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from ..tuner import in_words
 from .adapter import config_of
 
 HELP = "what an adapter is"
@@ -35,7 +36,6 @@ def run(args: argparse.Namespace) -> None:
         return
     found["objectives"] = ", ".join(names)
     found["default preference"] = ", ".join(f"{name} {w:.4g}" for name, w in found["default preference"].items())
-    bounds = found["bounds"].items()
-    found["bounds"] = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in bounds) or "none"
+    found["bounds"] = in_words(found["bounds"]) or "none"
     for name, value in found.items():
         print(f"{name + ':':<20}{value}")

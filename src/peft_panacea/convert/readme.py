@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from ..tuner import PanaceaConfig
+from ..tuner import PanaceaConfig, in_words
 
 HEAD = """---
 {base}library_name: peft
@@ -39,7 +39,7 @@ the Panacea adapter at a preference:
 {rows}
 
 `basis.json` says the same. Weights outside the simplex (below 0, or with another sum) work and extrapolate; no server
-knows which preferences the adapter was trained or is meant for.
+knows which preferences the adapter was trained or is meant for.{meant}
 
 ```py
 from peft import PeftModel
@@ -77,7 +77,7 @@ know that the weights have changed:
 
 A request without `lora`, or with an empty one, has every adapter at weight 1, which is no preference at all. Weights
 outside the simplex (below 0, or with another sum) work and extrapolate; no server knows which preferences the adapter
-was trained or is meant for.
+was trained or is meant for.{meant}
 """
 
 
@@ -90,7 +90,7 @@ def of_preference(config: PanaceaConfig, preference: Mapping[str, float]) -> str
 def of_basis(config: PanaceaConfig, weights: Mapping[str, float | str]) -> str:
     """README of a basis; the weight of an adapter is a number, or the objective whose entry of a preference it is."""
     objectives, rows, example = _basis(config, weights)
-    return _head(config) + BASIS.format(objectives=objectives, rows=rows, weights=example)
+    return _head(config) + BASIS.format(objectives=objectives, rows=rows, weights=example, meant=_meant(config))
 
 
 def of_gguf(config: PanaceaConfig, weights: Mapping[str, float | str]) -> str:
@@ -98,16 +98,26 @@ def of_gguf(config: PanaceaConfig, weights: Mapping[str, float | str]) -> str:
     objectives, rows, example = _basis(config, weights)
     request = json.dumps([{"id": i, "scale": weight} for i, weight in enumerate(example.values())])
     files = ",".join(f"{name}.gguf" for name in weights)
-    return _head(config) + GGUF.format(objectives=objectives, rows=rows, files=files, request=request)
+    return _head(config) + GGUF.format(
+        objectives=objectives, rows=rows, files=files, request=request, meant=_meant(config)
+    )
 
 
 def _basis(config: PanaceaConfig, weights: Mapping[str, float | str]) -> tuple[str, str, dict[str, float]]:
-    """The objectives, the rows of a table and the weights at the centre."""
-    m = len(config.objective_names)
+    """The objectives, the rows of a table and the weights at the default preference."""
+    default = dict(zip(config.objective_names, config.initial_preference, strict=True))
     rows = [f"| `{name}` | {weight:g} |" if isinstance(weight, float) else f"| `{name}` | the entry of {weight} |"
             for name, weight in weights.items()]  # fmt: skip
-    example = {name: weight if isinstance(weight, float) else round(1 / m, 3) for name, weight in weights.items()}
+    example = {
+        name: weight if isinstance(weight, float) else round(default[weight], 3) for name, weight in weights.items()
+    }
     return ", ".join(config.objective_names), "\n".join(rows), example
+
+
+def _meant(config: PanaceaConfig) -> str:
+    if not config.preference_bounds:
+        return ""
+    return f" This one is meant for {in_words(config.preference_bounds)}; check that where requests come in."
 
 
 def _head(config: PanaceaConfig) -> str:

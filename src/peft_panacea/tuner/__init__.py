@@ -1,5 +1,6 @@
 """The PEFT tuner. Knows torch, transformers' Conv1D and PEFT, and nothing else of this package."""
 
+from .bounds import in_words
 from .config import PanaceaConfig
 from .layer import PanaceaLayer, PanaceaLinear
 from .model import PanaceaModel
@@ -27,6 +28,7 @@ __all__ = [
     "first_active",
     "get_objectives",
     "get_preference",
+    "in_words",
     "nearest_preference",
     "parse_preference",
     "preference",

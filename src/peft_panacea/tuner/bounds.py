@@ -42,6 +42,11 @@ def checked_bounds(bounds: Any, objectives: Sequence[str]) -> dict[str, tuple[fl
     return found
 
 
+def in_words(bounds: Bounds) -> str:
+    """For people: `harmless 0.3 to 1, brief 0 to 0.5`."""
+    return ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in bounds.items())
+
+
 def limits(bounds: Bounds, objectives: Sequence[str]) -> tuple[list[float], list[float]]:
     """The least and the greatest weight of every objective on the simplex."""
     pairs = [bounds.get(name, (0.0, 1.0)) for name in objectives]
