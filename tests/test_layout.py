@@ -30,6 +30,7 @@ ALLOWED = {
         "rewards",
         "serving",
         "simplex",
+        "tuner",
         "written",
     },
     "completions": {"tuner"},
