@@ -28,6 +28,7 @@ ALLOWED = {
     "plugin": {"card", "tuner"},
     "rewards": set(),
     "seeding": set(),
+    "serving": {"convert", "tuner", "written"},
     "simplex": {"seeding"},
     "training": {"aggregation", "data", "front", "seeding", "simplex", "tuner"},
     "tuner": set(),

@@ -1,0 +1,1 @@
+"""Servers that load plain LoRA adapters serve a Panacea adapter at any preference."""
