@@ -56,7 +56,7 @@ class SavedSource(Source):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the tensors' bytes and of the configuration, hexadecimal."""
-        described = json.dumps(self.config.to_dict(), sort_keys=True, default=str)
+        described = json.dumps(self.config.to_dict(), sort_keys=True)
         return hashlib.sha256(described.encode() + b"\n" + self._saved).hexdigest()
 
     def layers(self) -> dict[str, PanaceaSVD]:

@@ -61,13 +61,13 @@ class PanaceaResolver:
             name, _, path = item.strip().partition("=")
             if not name or not path or "@" in name or name in adapters:
                 raise ValueError(f"`{ADAPTERS}` must be NAME=PATH, … with names that differ, but got {item!r}.")
-            adapters[name] = path
+            adapters[name] = path = os.path.expanduser(path)
             if Path(path).is_dir():
                 SavedSource(path)
         limit = environment.get(EXPORTS, "1000")
         if not limit.isdecimal() or int(limit) < 1:
             raise ValueError(f"`{EXPORTS}` must be an integer of at least 1, but got {limit!r}.")
-        root = Path(environment.get(CACHE, "~/.cache/peft-panacea")).expanduser()
+        root = Path(environment.get(CACHE, "~/.cache/peft-panacea")).expanduser().absolute()
         return cls(adapters, ExportCache(root, int(limit)))
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
