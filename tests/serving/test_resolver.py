@@ -114,6 +114,20 @@ def test_the_same_model_at_the_preference(server, tokens, adapter):
             torch.testing.assert_close(lora(**tokens).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_three_objectives_in_white_coordinates(server, tokens, adapter):
+    torch.manual_seed(0)
+    more = {"r": 2, "preference_rank": 3, "coordinates": "white"}
+    model = steered(llama(), objectives=["a", "b", "c"], **more)
+    model.save_pretrained(adapter)
+    for name, preference in (("chat", [0.34, 0.33, 0.33]), ("chat@c=0.5,a=0.2,b=0.3", [0.2, 0.3, 0.5])):
+        (request,) = resolve(server, name)
+        torch.manual_seed(0)
+        lora = PeftModel.from_pretrained(llama(), request.lora_path).eval()
+        with torch.no_grad():
+            expected = model(**tokens, preference=preference).logits
+            torch.testing.assert_close(lora(**tokens).logits, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_many_at_once(server, tmp_path):
     names = [f"chat@{i / 100:.2f},{1 - i / 100:.2f}" for i in range(0, 100, 5)]
     requests = resolve(server, *names, *names)
