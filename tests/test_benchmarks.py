@@ -319,11 +319,12 @@ def test_chat_tables():
         assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
 
 
-def test_the_table_of_llama_cpp(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "serving"))
-    serving = import_module("llama_cpp")
-    runs = json.loads(serving.RESULT.read_text(encoding="utf-8"))["runs"]
-    assert f"<!-- serving -->\n{serving.table(runs)}\n<!-- end -->" in serving.PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("server", "page"), [("llama.cpp", "llama-cpp"), ("vLLM", "vllm")])
+def test_the_tables_of_servers(server, page):
+    comparing = load_script(ROOT / "benchmarks/serving/comparing.py")
+    runs = json.loads(comparing.RESULT.read_text(encoding="utf-8"))["runs"]
+    text = (ROOT / f"docs/serving/{page}.md").read_text(encoding="utf-8")
+    assert f"<!-- serving -->\n{comparing.table(server, runs)}\n<!-- end -->" in text
 
 
 def test_coordinates_tables():

@@ -45,7 +45,7 @@ ALLOWED = {
     "plugin": {"card", "tuner"},
     "rewards": set(),
     "seeding": set(),
-    "serving": {"extras", "tuner"},
+    "serving": {"convert", "extras", "tuner", "written"},
     "simplex": {"seeding"},
     "training": {"aggregation", "data", "front", "seeding", "simplex", "tuner"},
     "tuner": set(),

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -29,6 +30,8 @@ EXTRA_OF = {
     "command": "serve",
 }
 """All other rooms need none."""
+CALLERS = {"serving": {"vllm"}}
+"""What calls a room and is therefore there; it is imported in no other."""
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -51,6 +54,7 @@ def test_whatever_is_imported_is_required_or_belongs_to_the_extra_of_the_module(
     for path in source.rglob("*.py"):
         room = path.relative_to(source).parts[0].removesuffix(".py")
         allowed = names(PYPROJECT["project"]["dependencies"] + EXTRAS.get(EXTRA_OF.get(room), []))
+        allowed |= CALLERS.get(room, set())
         assert {canonicalize_name(name) for name in imported(path)} <= allowed, path
 
 
@@ -66,6 +70,13 @@ def test_every_requirement_has_a_tested_version_within_its_bounds():
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == peft_panacea.__version__
+
+
+@pytest.mark.parametrize("group", PYPROJECT["project"]["entry-points"])
+def test_entry_points_are_functions(group):
+    for value in PYPROJECT["project"]["entry-points"][group].values():
+        module, _, name = value.partition(":")
+        assert callable(getattr(import_module(module), name))
 
 
 @pytest.fixture(scope="module")

@@ -11,23 +11,18 @@ Greedy, float32 on both sides, the prompts as token ids. Writes `docs/results/se
 """
 
 import argparse
-import json
 import re
-import socket
 import subprocess
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
 import transformers
+from comparing import PROMPTS, REQUESTS, ROOT, SEED, STORYTELLER, TOKENS, Answer, compare, post, running, save
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -38,10 +33,8 @@ from peft_panacea.convert.gguf import rotated
 from peft_panacea.data import json_prompts
 from peft_panacea.simplex import PreferenceSampler
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULT, PAGE = ROOT / "docs/results/serving.json", ROOT / "docs/serving/llama-cpp.md"
-STORYTELLER = ROOT / "examples/storyteller"
-TOKENS, PROMPTS, REQUESTS, SLOTS, SEED = 24, 12, 200, 4, 0
+PAGE = ROOT / "docs/serving/llama-cpp.md"
+SLOTS = 4
 PREFERENCES = [[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.3, 0.7], [0.0, 1.0], [1.4, -0.4]]
 EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]
 """Keys and values in float32, as in process; llama.cpp's own default is float16."""
@@ -80,80 +73,20 @@ def write_base(model: Any, tokenizer: Any, path: Path) -> None:
     writer.close()
 
 
-@contextmanager
-def serving(server: Path, folder: Path, names: list[str], *flags: str) -> Iterator[str]:
-    """The server's address, on this machine alone, until the block ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(server), "-m", "base.gguf", "--lora", ",".join(f"{name}.gguf" for name in names)]
-    command += [
-        "-t",
-        "1",
-        "-np",
-        str(SLOTS),
-        "-c",
-        str(SLOTS * 256),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        *flags,
-    ]
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"{url}/health")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                if process.poll() is not None:
-                    raise SystemExit((folder / "server.log").read_text()[-2000:]) from None
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+def command(server: Path, names: list[str], port: int, *flags: str) -> list[str]:
+    """Starts the server with the adapters of these names."""
+    adapters = ",".join(f"{name}.gguf" for name in names)
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    size = ["-t", "1", "-np", str(SLOTS), "-c", str(SLOTS * 256)]
+    return [str(server), "-m", "base.gguf", "--lora", adapters, *size, *where, *flags]
 
 
-def ask(url: str, ids: list[int], weights: list[float], **fields: Any) -> dict[str, Any]:
+def ask(url: str, ids: list[int], weights: list[float], **fields: Any) -> Answer:
     """One completion under these weights."""
     lora = [{"id": i, "scale": weight} for i, weight in enumerate(weights)]
     body = {"prompt": ids, "n_predict": TOKENS, "temperature": 0.0, "return_tokens": True, "n_probs": 1, **fields}
-    request = urllib.request.Request(
-        f"{url}/completion", json.dumps({**body, "lora": lora}).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
-
-
-@torch.no_grad()
-def in_process(model: Any, ids: list[int], preference: list[float]) -> tuple[list[int], list[float]]:
-    """The likeliest tokens, up to the end, and their log-probabilities."""
-    model.set_preference(preference, extrapolate=True)
-    out = model.generate(
-        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=TOKENS,
-        do_sample=False, return_dict_in_generate=True, output_scores=True,
-    )  # fmt: skip
-    tokens = out.sequences[0, len(ids) :].tolist()
-    end = model.config.eos_token_id
-    tokens = tokens[: tokens.index(end)] if end in tokens else tokens
-    return tokens, [scores.log_softmax(-1).max().item() for scores in out.scores[: len(tokens)]]
-
-
-def compare(model: Any, answers: list[Any], asked: list[Any]) -> tuple[int, float]:
-    """How many answers are the ones in process, token by token, and the largest difference of a log-probability."""
-    same, largest = 0, 0.0
-    for answer, (ids, preference) in zip(answers, asked, strict=True):
-        tokens, log_p = in_process(model, ids, preference)
-        if answer["tokens"][: len(tokens)] == tokens and len(answer["tokens"]) <= len(tokens) + 1:
-            same += 1
-            found = answer["completion_probabilities"][: len(tokens)]
-            differences = [abs(one["logprob"] - own) for one, own in zip(found, log_p, strict=True)]
-            largest = max([largest, *differences])
-    return same, largest
+    found = post(f"{url}/completion", {**body, "lora": lora})
+    return Answer(found["tokens"], [one["logprob"] for one in found["completion_probabilities"]])
 
 
 def measure(server: Path, adapter: str, prompts: list[Any]) -> list[dict[str, Any]]:
@@ -163,12 +96,9 @@ def measure(server: Path, adapter: str, prompts: list[Any]) -> list[dict[str, An
     grid = [(one, preference) for preference in PREFERENCES for one in ids]
     drawn = PreferenceSampler(2, seed=SEED)(REQUESTS).tolist()
     many = [(ids[i % len(ids)], preference) for i, preference in enumerate(drawn)]
-    found = []
 
-    def report(what: str, answers: list[Any], asked: list[Any]) -> None:
-        same, largest = compare(model, answers, asked)
-        found.append({"what": what, "same": same, "of": len(asked), "largest difference": largest})
-        print(json.dumps(found[-1]), flush=True)
+    def serving(*flags: str) -> AbstractContextManager[tuple[str, int]]:
+        return running(lambda port: command(server, names, port, *flags), folder)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -177,28 +107,20 @@ def measure(server: Path, adapter: str, prompts: list[Any]) -> list[dict[str, An
         bare = AutoModelForCausalLM.from_pretrained(model.get_base_model().config._name_or_path, dtype=torch.float32)
         write_base(bare, tokenizer, folder / "base.gguf")
         off = {"cache_prompt": False}
-        with serving(server, folder, names, "--cache-ram", "0", *EXACT) as url:
+        with serving("--cache-ram", "0", *EXACT) as (url, _):
             one_by_one = [ask(url, one, [*shared, *preference], **off) for one, preference in grid]
             with ThreadPoolExecutor(2 * SLOTS) as pool:
                 at_once = list(pool.map(lambda row: ask(url, row[0], [*shared, *row[1]], **off), many))
-        with serving(server, folder, names, "--cache-ram", "0") as url:
+        with serving("--cache-ram", "0") as (url, _):
             by_default = [ask(url, one, [*shared, *preference], **off) for one, preference in grid]
-        with serving(server, folder, names, *EXACT) as url:
+        with serving(*EXACT) as (url, _):
             cached = [ask(url, one, [*shared, *preference]) for one, preference in grid]
-    report("one after the other, float32 cache", one_by_one, grid)
-    report(f"{REQUESTS} requests at random preferences, {2 * SLOTS} at once", at_once, many)
-    report("one after the other, llama.cpp's float16 cache", by_default, grid)
-    report("**with the prompt cache left on**", cached, grid)
-    return found
-
-
-def table(runs: list[dict[str, Any]]) -> str:
-    heads = [run["model"] for run in runs]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    for rows in zip(*(run["rows"] for run in runs), strict=True):
-        cells = [f"{row['same']} of {row['of']}, {row['largest difference']:.0e}" for row in rows]
-        lines.append(f"| {rows[0]['what']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return [
+        compare(model, "one after the other, float32 cache", one_by_one, grid),
+        compare(model, f"{REQUESTS} requests at random preferences, {2 * SLOTS} at once", at_once, many),
+        compare(model, "one after the other, llama.cpp's float16 cache", by_default, grid),
+        compare(model, "**with the prompt cache left on**", cached, grid),
+    ]
 
 
 def main() -> None:
@@ -211,19 +133,11 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     rows = measure(args.server.absolute(), args.adapter, json_prompts(args.prompts))
-    runs = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else []
     version = subprocess.run([args.server, "--version"], capture_output=True, text=True, check=False)
     said = re.search(r"version: (.*)", version.stdout + version.stderr)
     versions = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers)}
     versions["llama.cpp"] = said.group(1) if said else "unknown"
-    runs = [run for run in runs if run["model"] != args.model]
-    runs.append({"model": args.model, "rows": rows, "versions": versions})
-    RESULT.write_text(json.dumps({"command": "make serving", "runs": runs}) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    new = f"<!-- serving -->\n{table(runs)}\n<!-- end -->"
-    PAGE.write_text(
-        re.sub(r"<!-- serving -->\n.*?<!-- end -->", lambda _: new, text, flags=re.DOTALL), encoding="utf-8"
-    )
+    save({"server": "llama.cpp", "model": args.model, "rows": rows, "versions": versions}, PAGE)
 
 
 if __name__ == "__main__":

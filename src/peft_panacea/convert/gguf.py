@@ -10,8 +10,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from ..extras import needs
+from .model import ModelSource
 from .readme import of_gguf
-from .source import Part, Source, checked_folder
+from .source import Part, checked_folder
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2"}
 """Model type → llama.cpp's name of it; those of whose linear layers its converter changes no more than the names, and
@@ -39,7 +40,7 @@ def export_gguf(model: PeftModel, path: str | os.PathLike[str], adapter_name: st
     """
     with needs("gguf"):
         import gguf
-    source = Source(model, adapter_name)
+    source = ModelSource(model, adapter_name)
     config: Any = source.base_model.config
     kind = getattr(config, "model_type", type(source.base_model).__name__)
     if kind not in ARCHITECTURES:

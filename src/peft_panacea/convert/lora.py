@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from ..tuner import Preference
+from .model import ModelSource
 from .readme import of_basis, of_preference
 from .source import Part, Source, checked_folder
 
@@ -42,11 +42,15 @@ def export_lora(
         TypeError, ValueError: an argument is not valid. Nothing is written then.
         RuntimeError: `model` has no Panacea adapter.
     """
-    source = Source(model, adapter_name)
+    source = ModelSource(model, adapter_name)
     p = source.one_preference(preference, extrapolate)
-    folder = checked_folder(path)
-    _write(source, source.at(p), folder, besides=True)
-    weights = dict(zip(source.config.objective_names, p.tolist(), strict=True))
+    write_lora(source, p, checked_folder(path))
+
+
+def write_lora(source: Source, preference: Tensor, folder: Path) -> None:
+    """What `export_lora` writes, of any source at a parsed preference, [m]."""
+    _write(source, source.at(preference), folder, besides=True)
+    weights = dict(zip(source.config.objective_names, preference.tolist(), strict=True))
     (folder / "README.md").write_text(of_preference(source.config, weights), encoding="utf-8")
 
 
@@ -73,7 +77,7 @@ def export_lora_grid(
     Raises:
         As `export_lora`; all preferences are looked at before anything is written.
     """
-    source = Source(model, adapter_name)
+    source = ModelSource(model, adapter_name)
     parsed = [source.one_preference(p, extrapolate) for p in preferences]
     folders = [Path(path) / ",".join(f"{entry:.6g}" for entry in p.tolist()) for p in parsed]
     if len(set(folders)) < len(folders):
@@ -105,7 +109,7 @@ def export_lora_basis(model: PeftModel, path: str | os.PathLike[str], adapter_na
         As `export_lora`; and a ValueError if modules saved in full, biases or rows for tokens were trained next to the
         adapter, which no weighted sum has a place for.
     """
-    source = Source(model, adapter_name)
+    source = ModelSource(model, adapter_name)
     parts = source.basis()
     folders = [checked_folder(Path(path) / part.name) for part in parts]
     for part, folder in zip(parts, folders, strict=True):
@@ -119,14 +123,10 @@ def export_lora_basis(model: PeftModel, path: str | os.PathLike[str], adapter_na
 def _write(source: Source, part: Part, folder: Path, *, besides: bool) -> None:
     """A LoRA adapter, with what was trained besides or without."""
     config, layers = source.config, list(part.factors)
-    tensors: dict[str, Tensor] = {}
-    if besides:
-        saved = get_peft_model_state_dict(source.model, adapter_name=source.name)
-        tensors = {key: tensor.cpu().contiguous() for key, tensor in saved.items() if ".panacea_svd." not in key}
+    tensors: dict[str, Tensor] = source.besides() if besides else {}
     for layer, (B, A) in part.factors.items():
         tensors[f"base_model.model.{layer}.lora_A.weight"] = A
         tensors[f"base_model.model.{layer}.lora_B.weight"] = B
-    base_layers = [source.base_model.get_submodule(layer).get_base_layer() for layer in layers]  # type: ignore[operator]
     lora = LoraConfig(
         task_type=config.task_type,
         auto_mapping=config.auto_mapping,
@@ -135,8 +135,8 @@ def _write(source: Source, part: Part, folder: Path, *, besides: bool) -> None:
         inference_mode=True,
         r=part.rank,
         lora_alpha=part.rank,
-        target_modules=_target_modules(source, layers),
-        fan_in_fan_out=all(isinstance(base_layer, Conv1D) for base_layer in base_layers),
+        target_modules=source.target_modules(layers),
+        fan_in_fan_out=source.fan_in_fan_out(layers),
         bias="none" if not besides else "lora_only" if config.bias == "panacea_only" else config.bias,
         modules_to_save=config.modules_to_save if besides else None,
         trainable_token_indices=config.trainable_token_indices if besides else None,
@@ -146,10 +146,3 @@ def _write(source: Source, part: Part, folder: Path, *, besides: bool) -> None:
     save_file(tensors, partial, metadata={"format": "pt"})
     os.replace(partial, folder / "adapter_model.safetensors")
     lora.save_pretrained(folder)
-
-
-def _target_modules(source: Source, layers: Sequence[str]) -> list[str]:
-    """The last parts of the layers' names, if no other layer has one of them, else the whole names."""
-    endings = sorted({layer.rpartition(".")[2] for layer in layers})
-    found = [layer for layer, _ in source.base_model.named_modules() if layer.rpartition(".")[2] in endings]
-    return endings if len(found) == len(layers) else sorted(layers)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..tuner import PanaceaConfig, PanaceaLayer, PanaceaSVD, Preference, first_active
+from ..tuner import PanaceaConfig, PanaceaSVD, Preference
 from .factors import Factors, as_basis, at_preference
 
 CONSTANT = "shared"
@@ -39,15 +39,26 @@ class Part:
         return len(next(iter(self.factors.values())).A)
 
 
-class Source:
-    """One Panacea adapter of a model, read and never changed."""
+class Source(ABC):
+    """One Panacea adapter, read and never changed."""
 
-    def __init__(self, model: PeftModel, adapter_name: str | None) -> None:
-        if not isinstance(model, PeftModel):
-            raise TypeError(f"`model` must be a PeftModel, but got {type(model).__name__}.")
-        self.model, self.name = model, first_active(model, adapter_name)
-        self.base_model: nn.Module = model.get_base_model()
-        self.config: PanaceaConfig = model.peft_config[self.name]
+    config: PanaceaConfig
+
+    @abstractmethod
+    def layers(self) -> dict[str, PanaceaSVD]:
+        """What the adapter has for each layer, by the layer's name in the base model."""
+
+    @abstractmethod
+    def besides(self) -> dict[str, Tensor]:
+        """What was trained besides, under PEFT's names."""
+
+    @abstractmethod
+    def target_modules(self, layers: Sequence[str]) -> list[str]:
+        """What a LoRA configuration calls these layers."""
+
+    @abstractmethod
+    def fan_in_fan_out(self, layers: Sequence[str]) -> bool:
+        """Whether their base layers store weights the other way round, as `Conv1D` does."""
 
     def one_preference(self, preference: Preference, extrapolate: bool) -> Tensor:
         """Parsed, [m]; rows are refused."""
@@ -56,16 +67,14 @@ class Source:
             raise ValueError(f"`preference` must be one preference, but got {len(parsed)} rows.")
         return parsed
 
-    def layers(self) -> dict[str, PanaceaSVD]:
-        """What the adapter has for each layer, by the layer's name in the base model."""
-        found: dict[str, PanaceaSVD] = {}
-        for layer, module in self.base_model.named_modules():
-            if isinstance(module, PanaceaLayer) and self.name in module.panacea_svd:
-                svd: Any = module.panacea_svd[self.name]
-                found[layer] = svd
-                if svd.U.is_meta or not svd.U.numel():
-                    raise ValueError(f"`model` must hold its whole parameters, but {layer} is sharded or not loaded.")
-        return found
+    def trained_besides(self) -> list[str]:
+        """The options under which something was trained that is no part of the adapter's layers."""
+        others = {
+            "modules_to_save": self.config.modules_to_save,
+            "trainable_token_indices": self.config.trainable_token_indices,
+            "bias": self.config.bias if self.config.bias != "none" else None,
+        }
+        return [option for option, value in others.items() if value]
 
     def at(self, preference: Tensor) -> Part:
         """The adapter at one preference, [m]."""
@@ -73,12 +82,7 @@ class Source:
 
     def basis(self) -> list[Part]:
         """The parts whose weighted sum is the adapter at any preference; refused where something is left over."""
-        others = {
-            "modules_to_save": self.config.modules_to_save,
-            "trainable_token_indices": self.config.trainable_token_indices,
-            "bias": self.config.bias if self.config.bias != "none" else None,
-        }
-        if found := [option for option, value in others.items() if value]:
+        if found := self.trained_besides():
             raise ValueError(
                 "`model` must have nothing trained besides the adapter to be a weighted sum, but it has "
                 f"`{found[0]}`; `export_lora` takes that along."

@@ -1,0 +1,59 @@
+"""Whole steps that sum to 100, next to the preference."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peft_panacea import PanaceaConfig
+from peft_panacea.serving.grid import STEPS, hundredths
+from peft_panacea.simplex import PreferenceSampler
+
+OBJECTIVES = range(2, 11)
+
+
+@pytest.mark.parametrize("m", OBJECTIVES)
+def test_the_sum_is_exact_and_no_entry_moves_by_a_step(m):
+    for row in PreferenceSampler(m, vertex_probability=0.1)(500).tolist():
+        steps = hundredths(row)
+        assert sum(steps) == STEPS
+        assert min(steps) >= 0
+        assert max(abs(step - STEPS * entry) for step, entry in zip(steps, row, strict=True)) < 1 + 1e-3
+
+
+@pytest.mark.parametrize("m", OBJECTIVES)
+def test_whole_steps_stay_as_they_are(m):
+    parse = PanaceaConfig(objectives=m).parse_preference
+    generator = torch.Generator().manual_seed(m)
+    for _ in range(200):
+        steps = torch.randint(m, (STEPS,), generator=generator).bincount(minlength=m).tolist()
+        assert hundredths(parse([step / STEPS for step in steps]).tolist()) == steps  # by way of float32
+
+
+@pytest.mark.parametrize("m", OBJECTIVES)
+def test_the_nearest_whole_steps(m):
+    """No swap of one step between two entries comes nearer."""
+    for row in PreferenceSampler(m, seed=1)(50).tolist():
+        steps = hundredths(row)
+        distance = [step - STEPS * entry for step, entry in zip(steps, row, strict=True)]
+        for i in range(m):
+            for j in range(m):
+                if i != j:
+                    after = (distance[i] - 1) ** 2 + (distance[j] + 1) ** 2
+                    assert after >= distance[i] ** 2 + distance[j] ** 2 - 1e-3
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=10).filter(lambda row: sum(row) > 1e-3))
+def test_any_preference(row):
+    total = sum(row)
+    steps = hundredths([entry / total for entry in row])
+    assert sum(steps) == STEPS
+    assert min(steps) >= 0
+
+
+def test_the_rule_by_examples():
+    assert hundredths([1 / 3] * 3) == [34, 33, 33]  # equal losses: the earlier one
+    assert hundredths([0.125, 0.875]) == [13, 87]
+    assert hundredths([0.2949, 0.7051]) == [29, 71]
+    assert hundredths([0.333, 0.333, 0.334]) == [33, 33, 34]
+    assert hundredths([0.30002, 0.70007]) == [30, 70]  # within the tolerance of `parse_preference`
