@@ -102,7 +102,9 @@ def test_a_mistake_is_answered_in_one_sentence(words, sentence, folder, capsys, 
     assert not (folder / "out").exists()
 
 
-@pytest.mark.parametrize("words", [[], ["export", "a", "b"], ["export", "a", "b", "--basis", "--grid", "2"], ["play"]])
+@pytest.mark.parametrize(
+    "words", [[], ["export", "a", "b"], ["export", "a", "b", "--basis", "--grid", "2"], ["play"], ["dance"]]
+)
 def test_a_wrong_command_is_answered_with_its_usage(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(words)

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import card, export, info
+from . import card, export, info, play
 
-COMMANDS = {"info": info, "export": export, "card": card}
+COMMANDS = {"info": info, "export": export, "card": card, "play": play}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
