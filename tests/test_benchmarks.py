@@ -326,6 +326,14 @@ def test_the_table_of_llama_cpp(monkeypatch):
     assert f"<!-- serving -->\n{serving.table(runs)}\n<!-- end -->" in serving.PAGE.read_text(encoding="utf-8")
 
 
+def test_the_tables_of_the_playground(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "serving"))
+    playground = import_module("playground")
+    page = playground.PAGE.read_text(encoding="utf-8")
+    for name, content in playground.tables(json.loads(playground.RESULT.read_text(encoding="utf-8"))["runs"]).items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
 def test_coordinates_tables():
     coordinates = import_module("coordinates")
     page = coordinates.PAGE.read_text(encoding="utf-8")

@@ -20,20 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..card import FRONT
-    from ..front import Front
-    from ..playground import OnFront, check_port, page, serve
-
     config = config_of(args.path)
     if config.task_type != "CAUSAL_LM":
         raise ValueError(f"`PATH` must be an adapter of a causal language model, but its task is {config.task_type}.")
+    from ..playground import OnFront, check_port, page, serve
+
     check_port(args.host, args.port)
-    measured = Path(args.path) / FRONT
-    on_front = OnFront(Front.from_json(measured), config.objective_names) if measured.exists() else None
     import torch
     from transformers import AutoTokenizer
 
-    has_tokenizer = (Path(args.path) / "tokenizer_config.json").exists()
+    from ..card import FRONT
+    from ..front import Front
+
+    folder = Path(args.path)
+    measured = folder / FRONT
+    on_front = OnFront(Front.from_json(measured), config.objective_names) if measured.exists() else None
+    has_tokenizer = (folder / "tokenizer_config.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(args.path if has_tokenizer else config.base_model_name_or_path)
     model = model_of(args.path, config).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    serve(page(model, tokenizer, Path(args.path).name, on_front), args.host, args.port)
+    serve(page(model, tokenizer, folder.resolve().name, on_front), args.host, args.port)

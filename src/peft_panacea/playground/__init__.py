@@ -3,8 +3,8 @@
 from ..extras import needs
 
 with needs("play"):
+    from .layout import page
     from .on_front import OnFront
-    from .page import page
-    from .serve import check_port, serve
+    from .server import check_port, serve
 
 __all__ = ["OnFront", "check_port", "page", "serve"]
