@@ -32,7 +32,7 @@ class Visitor:
         self.page.on("request", lambda request: self._note(request.url, url))
         self.page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         self.page.goto(url)
-        expect(self.page.get_by_text("your preference:")).to_be_visible(timeout=30000)
+        expect(self.page.get_by_text("expected at")).to_be_visible(timeout=30000)
 
     def _note(self, address: str, url: str) -> None:
         if not address.startswith((url, "data:", "blob:")):
@@ -72,6 +72,7 @@ class Visitor:
 
     def refused(self, sentence: str) -> None:
         expect(self.page.get_by_text(sentence)).to_be_visible(timeout=10000)
+        self.page.wait_for_timeout(1000)
 
     def picture(self, name: str, whole: bool = False) -> None:
         self.page.mouse.move(0, 0)

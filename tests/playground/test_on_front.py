@@ -26,13 +26,13 @@ def test_between_two_it_expects_their_mean():
     np.testing.assert_allclose(on_front.expected([0.125, 0.875]), values[:2].mean(axis=0))
     _, words = on_front.drawn({"here": [0.125, 0.875]})
     a, b = values[:2].mean(axis=0)
-    assert words == f"**here**: a {a:.3g}, b {b:.3g}"
+    assert words == f"expected at **here**: a {a:.3g}, b {b:.3g}"
 
 
 def test_where_nothing_was_measured_it_says_so():
     on_front = OnFront(Front(["a", "b"], [[0.2, 0.8], [0.6, 0.4]], [[[0, 1]], [[1, 0]]]), ["a", "b"])
     figure, words = on_front.drawn({"here": [1.0, 0.0]})
-    assert words == "**here**: nothing was measured around this preference"
+    assert words == "expected at **here**: nothing was measured around this preference"
     assert figure.axes
 
 

@@ -31,7 +31,7 @@ def front_panel(
             choice = on_front.choose(best, limits)
         return first.values([choice.preference[name] for name in names])
 
-    with gr.Accordion("What each preference attains, as it was measured"):
+    with gr.Accordion("What each preference attains"):
         figure = gr.Plot(show_label=False, container=False)
         words = gr.Markdown()
     with gr.Accordion("Which preference do I want?", open=False):
@@ -46,4 +46,6 @@ def front_panel(
         None, draw, [comparing, *first.sliders, *second.sliders], [figure, words], trigger_mode="always_last",
         show_progress="hidden", concurrency_limit=1, api_visibility="private",
     )  # fmt: skip
-    find.click(choose, [wanted, *limits], first.outputs, api_name="choose", concurrency_limit=1)
+    find.click(
+        choose, [wanted, *limits], first.outputs, api_name="choose", concurrency_limit=1, show_progress="hidden"
+    )

@@ -38,7 +38,7 @@ def page(model: Any, tokenizer: Any, title: str, on_front: OnFront | None = None
     handlers = Handlers(model, tokenizer)
     objectives = handlers.objectives
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(KEPT, KEPT)) as blocks:
-        named = " and ".join(f"**{name}**" for name in objectives)
+        named = ", ".join(f"**{name}**" for name in objectives)
         gr.Markdown(INTRODUCTION.format(title=title, objectives=named))
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
@@ -68,7 +68,7 @@ def page(model: Any, tokenizer: Any, title: str, on_front: OnFront | None = None
                     file = gr.File(label="LoRA", interactive=False)
         both, texts = [*first.sliders, *second.sliders], [text, second_text]
         instant: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        in_turn: Any = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "show_progress": "minimal"}
+        in_turn: Any = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "show_progress": "hidden"}
         running = [
             ask.click(handlers.begin, first.sliders, text, **instant).then(
                 handlers.answer, [prompt, *first.sliders, *decoding], text, api_name="answer", **in_turn

@@ -37,7 +37,7 @@ class OnFront:
         """The front with these preferences on it, by their labels, and the same in words."""
         found = {label: self.expected(preference) for label, preference in preferences.items()}
         figure = plot_positions(self.front, {label: x for label, x in found.items() if x is not None})
-        words = [f"**{label}**: {self._in_words(values)}" for label, values in found.items()]
+        words = [f"expected at **{label}**: {self._in_words(values)}" for label, values in found.items()]
         return figure, "  \n".join(words)
 
     def choose(self, maximise: str, limits: Sequence[str]) -> Choice:

@@ -62,7 +62,7 @@ def _ranges(front: FrontLike, positions: Mapping[str, np.ndarray]) -> Figure:
             (values - worst) / length, rows, facecolors="none", edgecolors=COLOURS[1 - k], label=label, **HERE
         )
     axes.set_yticks(rows, [shorten(name, 22) for name in front.objectives], fontsize=FONT + 1)
-    axes.set(xlim=(-0.2, 1.2), ylim=(m - 0.4, -0.6), xticks=[])
+    axes.set(xlim=(-0.36, 1.26), ylim=(m - 0.4, -0.6), xticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     return figure
