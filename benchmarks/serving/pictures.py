@@ -11,7 +11,6 @@ import argparse
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -58,13 +57,12 @@ class Visitor:
 
     def ask(self, button: str = "Ask") -> list[str]:
         self.page.get_by_label("Prompt").fill(PROMPT)
-        self.press(button)
-        self.page.wait_for_timeout(500)
-        before: Any = None
-        while (now := self.answers()) != before or not all(now):
-            before = now
-            self.page.wait_for_timeout(1000)
-        return now
+        pressed = self.page.get_by_role("button", name=button, exact=True)
+        pressed.click()
+        label = f"Answer at cheerful {self.weights()[0]:g}, "
+        expect(self.page.get_by_text(label).locator("visible=true")).to_be_visible(timeout=30000)
+        expect(pressed).to_be_enabled(timeout=120000)
+        return self.answers()
 
     def answers(self) -> list[str]:
         boxes = self.page.locator("label", has_text="Answer").locator("textarea:visible")

@@ -209,5 +209,7 @@ def test_what_a_slider_moves():
 
 def test_an_answer_says_what_it_was_asked_under(model, tokenizer):
     handlers = Handlers(model, tokenizer)
-    assert handlers.begin(0.25, 0.75)["label"] == "Answer at a 0.25, b 0.75"
-    assert [update["label"] for update in handlers.begin_both(1, 0, 0, 1)] == ["Answer at a 1", "Answer at b 1"]
+    answer, button = handlers.begin(0.25, 0.75)
+    assert (answer["value"], answer["label"], button["interactive"]) == ("", "Answer at a 0.25, b 0.75", False)
+    one, other, button = handlers.begin_both(1, 0, 0, 1)
+    assert (one["label"], other["label"], button["interactive"]) == ("Answer at a 1", "Answer at b 1", False)

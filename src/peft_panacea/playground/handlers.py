@@ -57,15 +57,21 @@ class Handlers:
         with said(), zipped_lora(self._model, preference) as path:
             yield str(path)
 
-    def begin(self, *preference: float) -> Any:
-        """An empty answer that says what it is asked under, whatever the sliders are moved to then."""
-        weights = (f"{name} {w:.4g}" for name, w in zip(self.objectives, preference, strict=True) if w)
-        return gr.update(value="", label=f"Answer at {', '.join(weights)}")
+    def begin(self, *preference: float) -> list[Any]:
+        """An empty answer that says what it is asked under, and a button that has to wait.
+
+        Sliders may be moved while it is written, but nothing else asked: that would stand below the wrong preference.
+        """
+        return [self._empty(preference), gr.update(interactive=False)]
 
     def begin_both(self, *preferences: float) -> list[Any]:
-        """Two of them."""
+        """Two of them, and the button."""
         m = len(self.objectives)
-        return [self.begin(*preferences[:m]), self.begin(*preferences[m:])]
+        return [self._empty(preferences[:m]), *self.begin(*preferences[m:])]
+
+    def _empty(self, preference: Sequence[float]) -> Any:
+        weights = (f"{name} {w:.4g}" for name, w in zip(self.objectives, preference, strict=True) if w)
+        return gr.update(value="", label=f"Answer at {', '.join(weights)}")
 
     def _stream(
         self, prompt: str, preferences: list[Sequence[float]], temperature: float, tokens: float, seed: float | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -70,14 +71,15 @@ def page(model: Any, tokenizer: Any, title: str, on_front: OnFront | None = None
         instant: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         in_turn: Any = {"concurrency_limit": AT_ONCE, "concurrency_id": "model", "show_progress": "hidden"}
         running = [
-            ask.click(handlers.begin, first.sliders, text, **instant).then(
+            ask.click(handlers.begin, first.sliders, [text, ask], **instant).then(
                 handlers.answer, [prompt, *first.sliders, *decoding], text, api_name="answer", **in_turn
             ),
-            ask_both.click(handlers.begin_both, both, texts, **instant).then(
+            ask_both.click(handlers.begin_both, both, [*texts, ask_both], **instant).then(
                 handlers.compare, [prompt, *both, *decoding], texts, api_name="compare", **in_turn
             ),
         ]
-        stop.click(None, cancels=running, api_visibility="private")
+        for ended in (running[0].then, running[1].then, partial(stop.click, cancels=running)):
+            ended(_ready, None, [ask, ask_both], **instant)
         comparing.input(_compared, comparing, [ask, ask_both, other], **instant)
         make.click(handlers.export, first.sliders, file, api_name="export", concurrency_limit=1)
     return blocks
@@ -87,6 +89,10 @@ def _side(preference: Sequence[float], objectives: Sequence[str]) -> tuple[Prefe
     with gr.Group():
         sliders = PreferenceSliders(preference, objectives)
     return sliders, gr.Textbox(label="Answer", lines=8, max_lines=24, interactive=False, buttons=["copy"])
+
+
+def _ready() -> list[Any]:
+    return [gr.update(interactive=True)] * 2
 
 
 def _compared(on: bool) -> list[Any]:
