@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test bench serving check-mechanics conformance package lint docs
+.PHONY: quickstart test bench serving playground pictures check-mechanics conformance package lint docs
 
 quickstart: .venv/installed
 	$(BIN)/python examples/quickstart.py
@@ -26,6 +26,15 @@ serving: .venv/installed
 	build/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	build/vllm/bin/python -m pip install --quiet --no-deps -e .
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/vllm_server.py --python build/vllm/bin/python --wide-heads
+
+# Compares the answers of the playground with the model in process, and reads its memory; on 127.0.0.1.
+playground: .venv/installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/playground.py
+
+# Opens it in a Chromium of the system (`apt-get install chromium-headless-shell`), without a window.
+pictures: .venv/installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt playwright
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serving/pictures.py --docs
 
 # The tests of quantised layers skip themselves without bitsandbytes and torchao.
 check-mechanics: .venv/installed

@@ -327,6 +327,14 @@ def test_the_tables_of_servers(server, page):
     assert f"<!-- serving -->\n{comparing.table(server, runs)}\n<!-- end -->" in text
 
 
+def test_the_tables_of_the_playground(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "serving"))
+    playground = import_module("playground")
+    page = playground.PAGE.read_text(encoding="utf-8")
+    for name, content in playground.tables(json.loads(playground.RESULT.read_text(encoding="utf-8"))["runs"]).items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
 def test_coordinates_tables():
     coordinates = import_module("coordinates")
     page = coordinates.PAGE.read_text(encoding="utf-8")

@@ -182,7 +182,7 @@ def test_tokens_are_as_frequent_as_they_are_likely(options, model, tokenizer):
 def test_a_draw_is_the_inverse_of_the_distribution():
     scores = torch.tensor([[0.1, 0.0, 0.6, 0.3, 0.0]]).log().expand(6, 5)
     uniform = torch.tensor([0.0, 0.0999, 0.1001, 0.6999, 0.7001, 1 - 2**-53], dtype=torch.float64)
-    assert decoding._draw(scores, uniform[:, None]).tolist() == [0, 0, 2, 2, 3, 3]
+    assert decoding.draw(scores, uniform[:, None]).tolist() == [0, 0, 2, 2, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ EXTRA_OF = {
     "data": "train",
     "training": "train",
     "front": "eval",
+    "playground": "play",
     "metrics": "eval",
     "plots": "eval",
     "serving": "serve",

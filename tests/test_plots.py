@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.text import Text
 
-from peft_panacea.plots import plot_fronts, plot_training
+from peft_panacea.plots import plot_fronts, plot_positions, plot_training
 from peft_panacea.plots.style import shorten
 from peft_panacea.simplex import simplex_grid
 
@@ -380,3 +380,27 @@ def test_bad_training_logs_are_refused():
     for log, names in [([], None), (LOG[:2], None), (LOG, [])]:
         with pytest.raises(ValueError, match="`log_history` must have a loss, reward or kl twice"):
             plot_training(log, names)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "preferences"), [(["a", "b"], LINE), (["a", "b", "c"], TRIANGLE), (TEN, MANY)], ids=["2", "3", "10"]
+)
+def test_positions_stand_where_the_values_are(objectives, preferences):
+    measured = front(objectives, preferences, maximise=[i != 1 for i in range(len(objectives))])
+    here = measured.values[[1, 2]].mean(axis=0)
+    figure = plot_positions(measured, {"here": here, "there": measured.values[0]})
+    FigureCanvasAgg(figure).draw()
+    labels = [text.get_text() for text in figure.legends[-1].get_texts()]
+    assert [label for label in labels if label != "base model"] == ["here", "there"]
+    (drawn,) = (points for points in figure.axes[0].collections if points.get_label() == "here")
+    if len(objectives) == 2:
+        np.testing.assert_allclose(drawn.get_offsets()[0], here)
+    else:  # from the worst to the best
+        low, high = measured.values.min(axis=0), measured.values.max(axis=0)
+        share = (here - low) / (high - low)
+        share[1] = 1 - share[1]
+        np.testing.assert_allclose(drawn.get_offsets(), np.stack([share, np.arange(len(objectives))], axis=1))
+
+
+def test_no_positions_is_a_figure_without_them():
+    FigureCanvasAgg(plot_positions(front(TEN, MANY, base=False), {})).draw()

@@ -7,7 +7,8 @@ import pytest
 from scipy.interpolate import LinearNDInterpolator
 
 from peft_panacea.front import Front
-from peft_panacea.front.choose import CANDIDATES, Interpolation
+from peft_panacea.front.between import CANDIDATES
+from peft_panacea.front.choose import Interpolation
 from peft_panacea.simplex import simplex_grid
 
 LINE, TRIANGLE = (simplex_grid(m, n).double().numpy().round(7) for m, n in ((2, 10), (3, 4)))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import answer, card, choose, export, front, info, push, serve
+from . import answer, card, choose, export, front, info, play, push, serve
 
 COMMANDS = {
     "info": info,
@@ -17,6 +17,7 @@ COMMANDS = {
     "card": card,
     "push": push,
     "serve": serve,
+    "play": play,
 }
 
 

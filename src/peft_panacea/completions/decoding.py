@@ -102,7 +102,7 @@ def decode(
                 logits = outputs.logits[:, -1].to(device, torch.float32)
                 scores = logits_processor(ids, logits)
                 if generation_config.do_sample:
-                    chosen = _draw(scores, torch.rand(B, 1, dtype=precision, device=device)[rows])
+                    chosen = draw(scores, torch.rand(B, 1, dtype=precision, device=device)[rows])
                 else:
                     chosen = scores.argmax(-1)
                 chosen = chosen.where(going, pad)
@@ -125,7 +125,7 @@ def decode(
     return torch.cat([input_ids, torch.stack(tokens, dim=1)], dim=1), torch.stack(likelihoods, dim=1)
 
 
-def _draw(scores: Tensor, uniform: Tensor) -> Tensor:
+def draw(scores: Tensor, uniform: Tensor) -> Tensor:
     """One token for each row, [b], where the uniform number of the row, [b, 1], falls among the probabilities.
 
     `torch.multinomial` draws a number for every token of the vocabulary, which takes longer than the rest of a step's

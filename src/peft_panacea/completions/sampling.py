@@ -62,7 +62,7 @@ def sample(
             f"{len(ids) if isinstance(ids, Tensor) else f'a {type(ids).__name__}'}."
         )
     new = ids[:, before.shape[1] :]
-    ends = _ends(model, tokenizer, options)
+    ends = end_tokens(model, tokenizer, **options)
     is_end = torch.isin(new, new.new_tensor(ends))
     before_end = is_end.cumsum(1) - is_end.long() == 0
     padding = (new != tokenizer.pad_token_id).flip(1).cumsum(1).flip(1) == 0  # a stop may be no token
@@ -94,8 +94,8 @@ def _padding_with(pad: int, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "generation_config": config}
 
 
-def _ends(model: Any, tokenizer: Any, options: dict[str, Any]) -> list[int]:
-    """The end tokens, from where `generate` takes them."""
+def end_tokens(model: Any, tokenizer: Any, **options: Any) -> list[int]:
+    """The end tokens, from where `generate` with these options takes them."""
     configs = options.get("generation_config"), model.generation_config
     known = [options.get("eos_token_id"), *(getattr(config, "eos_token_id", None) for config in configs)]
     ends: Any = next((one for one in (*known, tokenizer.eos_token_id) if one is not None), [])

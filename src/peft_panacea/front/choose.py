@@ -8,13 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..extras import needs
+from .between import Between
 from .uncertainty import check_level, resampled_values
 
 Array: TypeAlias = "np.ndarray"
-
-CANDIDATES = 1001
-"""Preferences that are looked at besides the measured ones."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Interpolation:
         check_level(level)
         self.objectives, self.level = list(objectives), level
         self.sign = np.where(maximise, 1.0, -1.0)
-        candidates, weights = _between(preferences)
+        candidates, weights = Between(preferences).candidates()
         self.candidates, self.values = candidates.round(7), weights @ scores.mean(axis=1)
         resampled = np.einsum("qk,bkm->bqm", weights, resampled_values(scores), optimize=True)
         self.errors = resampled.std(axis=0)
@@ -119,33 +116,3 @@ def nearest(between: Interpolation, target: Mapping[str, float], unit: Array) ->
     unit = np.where(unit > 0, unit, 1.0)
     distance = (between.values[:, columns] - np.array(list(target.values()))) / unit[columns]
     return between.choice(int(np.argmin((distance**2).sum(axis=1))))
-
-
-def _between(preferences: Array) -> tuple[Array, Array]:
-    """Candidates [Q, m] in the hull of the measured preferences, these first, and their weights on these, [Q, K]."""
-    K, m = preferences.shape
-    coordinates = preferences[:, :-1]  # the last entry follows from the others
-    measured = np.eye(K)
-    if m == 1 or m > K:
-        return preferences, measured
-    if m == 2:
-        places, which, count = np.unique(coordinates[:, 0], return_inverse=True, return_counts=True)
-        positions = np.linspace(places[0], places[-1], CANDIDATES)
-        hats = np.stack([np.interp(positions, places, hat) for hat in np.eye(len(places))], axis=1)
-        weights = np.concatenate([measured, hats[:, which] / count[which]])  # repeated measurements share the weight
-        return weights @ preferences, weights
-    with needs("eval"):
-        from scipy.spatial import Delaunay, QhullError
-
-    try:
-        cells = Delaunay(coordinates).simplices
-    except QhullError:  # all on a face
-        return preferences, measured
-    corners = coordinates[cells]
-    volumes = np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))
-    rng = np.random.default_rng(0)
-    drawn = cells[rng.choice(len(cells), size=CANDIDATES, p=volumes / volumes.sum())]
-    weights = np.zeros((CANDIDATES, K))
-    np.put_along_axis(weights, drawn, rng.dirichlet(np.ones(m), size=CANDIDATES), axis=1)  # uniform in the cell
-    weights = np.concatenate([measured, weights])
-    return weights @ preferences, weights

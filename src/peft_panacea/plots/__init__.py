@@ -4,6 +4,7 @@ from ..extras import needs
 
 with needs("eval"):
     from .fronts import plot_fronts
+    from .positions import plot_positions
     from .training import plot_training
 
-__all__ = ["plot_fronts", "plot_training"]
+__all__ = ["plot_fronts", "plot_positions", "plot_training"]
