@@ -51,6 +51,13 @@ def test_any_preference(row):
     assert min(steps) >= 0
 
 
+def test_a_tie_is_one_in_float32_too():
+    parse = PanaceaConfig(objectives=2).parse_preference
+    for step in range(STEPS):
+        row = [(step + 0.5) / STEPS, (STEPS - step - 0.5) / STEPS]
+        assert hundredths(parse(row).tolist()) == [step + 1, STEPS - step - 1]
+
+
 def test_the_rule_by_examples():
     assert hundredths([1 / 3] * 3) == [34, 33, 33]  # equal losses: the earlier one
     assert hundredths([0.125, 0.875]) == [13, 87]

@@ -22,7 +22,7 @@ def hundredths(preference: Sequence[float]) -> list[int]:
         m integers ≥ 0 whose sum is 100.
     """
     total = math.fsum(preference)
-    # Four digits, because 0.29 as float32 is 0.28999999, which is 29 steps and not 28.
+    # Four digits, because 0.695 and 0.305 lose the same, half a step, but not quite as float32.
     exact = [round(STEPS * entry / total, 4) for entry in preference]
     down = [math.floor(entry) for entry in exact]
     by_loss = sorted(range(len(exact)), key=lambda i: down[i] - exact[i])
