@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..steps import in_steps
+
 STEPS = 1000
 """Positions of a slider from 0 to 1, without the first."""
 
@@ -41,10 +43,4 @@ def shown(weights: Sequence[float]) -> list[float]:
     Returns:
         m numbers, less than one step from the weights. Steps that rounding down leaves over go to where it took most.
     """
-    total = math.fsum(weights)
-    exact = [weight / total * STEPS for weight in weights]
-    steps = [math.floor(part) for part in exact]
-    by_loss = sorted(range(len(steps)), key=lambda j: steps[j] - exact[j])
-    for j in by_loss[: STEPS - sum(steps)]:
-        steps[j] += 1
-    return [step / STEPS for step in steps]
+    return [step / STEPS for step in in_steps(weights, STEPS)]

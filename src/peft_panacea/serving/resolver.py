@@ -14,10 +14,12 @@ from huggingface_hub import snapshot_download
 
 from ..convert.lora import write_lora
 from ..convert.saved import SavedSource
+from ..steps import in_steps
 from ..written import read_preference
 from .cache import ExportCache
-from .grid import STEPS, hundredths
 
+STEPS = 100
+"""Preferences are rounded to hundredths, so that a server is asked for a bounded number of adapters."""
 ADAPTERS, CACHE, EXPORTS = "PEFT_PANACEA_ADAPTERS", "PEFT_PANACEA_CACHE", "PEFT_PANACEA_EXPORTS"
 
 
@@ -98,7 +100,7 @@ class PanaceaResolver:
         if besides := source.trained_besides():
             raise ValueError(f"`model` must be an adapter alone for vLLM, but {name} has `{besides[0]}`.")
         said = source.config.initial_preference if words is None else read_preference(words, "preference")
-        steps = hundredths(source.one_preference(said, extrapolate=False).tolist())
+        steps = in_steps(source.one_preference(said, extrapolate=False).tolist(), STEPS)
         rounded = source.one_preference([step / STEPS for step in steps], extrapolate=False)
         version = metadata.version("peft-panacea")
         key = f"{source.digest[:32]}-{version}-{'-'.join(map(str, steps))}"

@@ -1,4 +1,4 @@
-"""Whole steps that sum to 100, next to the preference."""
+"""Whole steps next to the preference, whose sum is exact."""
 
 import pytest
 import torch
@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_panacea import PanaceaConfig
-from peft_panacea.serving.grid import STEPS, hundredths
 from peft_panacea.simplex import PreferenceSampler
+from peft_panacea.steps import in_steps
+
+STEPS = 100
 
 OBJECTIVES = range(2, 11)
 
@@ -15,7 +17,7 @@ OBJECTIVES = range(2, 11)
 @pytest.mark.parametrize("m", OBJECTIVES)
 def test_the_sum_is_exact_and_no_entry_moves_by_a_step(m):
     for row in PreferenceSampler(m, vertex_probability=0.1)(500).tolist():
-        steps = hundredths(row)
+        steps = in_steps(row, STEPS)
         assert sum(steps) == STEPS
         assert min(steps) >= 0
         assert max(abs(step - STEPS * entry) for step, entry in zip(steps, row, strict=True)) < 1 + 1e-3
@@ -27,14 +29,14 @@ def test_whole_steps_stay_as_they_are(m):
     generator = torch.Generator().manual_seed(m)
     for _ in range(200):
         steps = torch.randint(m, (STEPS,), generator=generator).bincount(minlength=m).tolist()
-        assert hundredths(parse([step / STEPS for step in steps]).tolist()) == steps  # by way of float32
+        assert in_steps(parse([step / STEPS for step in steps]).tolist(), STEPS) == steps  # by way of float32
 
 
 @pytest.mark.parametrize("m", OBJECTIVES)
 def test_the_nearest_whole_steps(m):
     """No swap of one step between two entries comes nearer."""
     for row in PreferenceSampler(m, seed=1)(50).tolist():
-        steps = hundredths(row)
+        steps = in_steps(row, STEPS)
         distance = [step - STEPS * entry for step, entry in zip(steps, row, strict=True)]
         for i in range(m):
             for j in range(m):
@@ -46,7 +48,7 @@ def test_the_nearest_whole_steps(m):
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10).filter(lambda row: sum(row) > 1e-3))
 def test_any_preference(row):
     total = sum(row)
-    steps = hundredths([entry / total for entry in row])
+    steps = in_steps([entry / total for entry in row], STEPS)
     assert sum(steps) == STEPS
     assert min(steps) >= 0
 
@@ -55,12 +57,12 @@ def test_a_tie_is_one_in_float32_too():
     parse = PanaceaConfig(objectives=2).parse_preference
     for step in range(STEPS):
         row = [(step + 0.5) / STEPS, (STEPS - step - 0.5) / STEPS]
-        assert hundredths(parse(row).tolist()) == [step + 1, STEPS - step - 1]
+        assert in_steps(parse(row).tolist(), STEPS) == [step + 1, STEPS - step - 1]
 
 
 def test_the_rule_by_examples():
-    assert hundredths([1 / 3] * 3) == [34, 33, 33]  # equal losses: the earlier one
-    assert hundredths([0.125, 0.875]) == [13, 87]
-    assert hundredths([0.2949, 0.7051]) == [29, 71]
-    assert hundredths([0.333, 0.333, 0.334]) == [33, 33, 34]
-    assert hundredths([0.30002, 0.70007]) == [30, 70]  # within the tolerance of `parse_preference`
+    assert in_steps([1 / 3] * 3, STEPS) == [34, 33, 33]  # equal losses: the earlier one
+    assert in_steps([0.125, 0.875], STEPS) == [13, 87]
+    assert in_steps([0.2949, 0.7051], STEPS) == [29, 71]
+    assert in_steps([0.333, 0.333, 0.334], STEPS) == [33, 33, 34]
+    assert in_steps([0.30002, 0.70007], STEPS) == [30, 70]  # within the tolerance of `parse_preference`
