@@ -22,7 +22,20 @@ from typing import Any
 import gguf
 import torch
 import transformers
-from comparing import PROMPTS, REQUESTS, ROOT, SEED, STORYTELLER, TOKENS, Answer, compare, post, running, save
+from comparing import (
+    PROMPTS,
+    REQUESTS,
+    ROOT,
+    SEED,
+    STORYTELLER,
+    TOKENS,
+    Answer,
+    compare,
+    post,
+    resident,
+    running,
+    save,
+)
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,7 +47,7 @@ from peft_panacea.data import json_prompts
 from peft_panacea.simplex import PreferenceSampler
 
 PAGE = ROOT / "docs/serving/llama-cpp.md"
-SLOTS = 4
+SLOTS, SOAK = 4, 2000
 PREFERENCES = [[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.3, 0.7], [0.0, 1.0], [1.4, -0.4]]
 EXACT = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"]
 """Keys and values in float32, as in process; llama.cpp's own default is float16."""
@@ -107,10 +120,15 @@ def measure(server: Path, adapter: str, prompts: list[Any]) -> list[dict[str, An
         bare = AutoModelForCausalLM.from_pretrained(model.get_base_model().config._name_or_path, dtype=torch.float32)
         write_base(bare, tokenizer, folder / "base.gguf")
         off = {"cache_prompt": False}
-        with serving("--cache-ram", "0", *EXACT) as (url, _):
+        with serving("--cache-ram", "0", *EXACT) as (url, process):
             one_by_one = [ask(url, one, [*shared, *preference], **off) for one, preference in grid]
             with ThreadPoolExecutor(2 * SLOTS) as pool:
                 at_once = list(pool.map(lambda row: ask(url, row[0], [*shared, *row[1]], **off), many))
+                soaked = [resident(process)]
+                for _ in range(2):
+                    half = (many * (SOAK // REQUESTS + 1))[: SOAK // 2]
+                    list(pool.map(lambda row: ask(url, row[0], [*shared, *row[1]], **off, n_predict=4), half))
+                    soaked.append(resident(process))
         with serving("--cache-ram", "0") as (url, _):
             by_default = [ask(url, one, [*shared, *preference], **off) for one, preference in grid]
         with serving(*EXACT) as (url, _):
@@ -120,6 +138,10 @@ def measure(server: Path, adapter: str, prompts: list[Any]) -> list[dict[str, An
         compare(model, f"{REQUESTS} requests at random preferences, {2 * SLOTS} at once", at_once, many),
         compare(model, "one after the other, llama.cpp's float16 cache", by_default, grid),
         compare(model, "**with the prompt cache left on**", cached, grid),
+        {
+            "what": f"memory before, half way and after {SOAK:,} more requests",
+            "found": f"{', '.join(f'{size:.0f}' for size in soaked)} MiB",
+        },
     ]
 
 
