@@ -135,14 +135,14 @@ def measure(adapter: str, prompts: list[Any], requests: int, soak: int) -> list[
         what = '`add_weighted_adapter(…, "cat")` of the basis, in PEFT'
         rows.append(compare(model, what, combined(model, base, grid, folder / "basis"), grid))
         rows.append(compare(model, "continuous batching", batched(model, grid, 1), grid))
-        what = f"the same, {requests} requests at random preferences, added by {AT_ONCE} threads"
+        what = f"the same, at random preferences, added by {AT_ONCE} threads"
         rows.append(compare(model, what, batched(model, many, AT_ONCE), many))
         for flags in ([], ["--continuous_batching"]):
             command = [sys.executable, "-m", "peft_panacea", "serve", adapter, "--dtype", "float32", *flags]
             with running(lambda port: [*command, "--port", str(port)], folder, cwd=Path.cwd()) as (url, pid):  # noqa: B023
                 server, kind = Server(url, adapter, tokenizer, texts), " ".join(["serve", *flags])
                 rows.append(server.compare(f"`{kind}`, one after the other", model, grid, 1))
-                what = f"`{kind}`, {requests} requests at random preferences, {AT_ONCE} at once"
+                what = f"`{kind}`, at random preferences, {AT_ONCE} at once"
                 rows.append(server.compare(what, model, many, AT_ONCE))
                 said = server.ask(ids[0], [0.3, 0.3])
                 rows.append({"what": f"`{kind}`, asked for 0.3 and 0.3", "found": said})
@@ -158,8 +158,8 @@ def soaked(server: Server, kind: str, ids: list[Any], pid: int, soak: int) -> di
             list(pool.map(lambda p: server.ask(ids[hash(tuple(p)) % len(ids)], p, 4), part))
             sizes.append(resident(pid))
     print(kind, sizes, flush=True)
-    found = f"{sizes[0]:.0f} MiB after {soak // 10}, {sizes[1]:.0f} after all"
-    return {"what": f"`{kind}`, memory over {soak} requests", "found": found}
+    found = f"{sizes[0]:.0f} MiB after {soak // 10} more requests, {sizes[1]:.0f} after {soak}"
+    return {"what": f"`{kind}`, memory", "found": found}
 
 
 def main() -> None:
