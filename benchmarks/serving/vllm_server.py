@@ -93,25 +93,23 @@ def soak(url: str, process: int, ids: list[list[int]], requests: int) -> list[tu
     return found
 
 
-def measure(
-    python: Path, adapter: str, prompts: list[Any], wide: bool, requests: int, soaked: int
-) -> list[dict[str, Any]]:
+def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
+    python, adapter, soaked = args.python.absolute(), args.adapter, args.soak
     model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32).eval()
     config = model.peft_config["default"]
     base = config.base_model_name_or_path
     tokenizer = AutoTokenizer.from_pretrained(base)
     ids = [tokenize(tokenizer, prompt) for prompt in json_prompts(args.prompts)[:PROMPTS]]
     grid = [(one, preference) for preference in PREFERENCES for one in ids]
-    drawn = [
-        [step / STEPS for step in in_steps(p, STEPS)] for p in PreferenceSampler(2, seed=SEED)(args.requests).tolist()
-    ]
+    drawn = PreferenceSampler(2, seed=SEED)(args.requests).tolist()
+    drawn = [[step / STEPS for step in in_steps(preference, STEPS)] for preference in drawn]
     many = [(ids[i % len(ids)], preference) for i, preference in enumerate(drawn)]
     rank = next(r for r in (8, 16, 32, 64, 128, 256) if r >= config.r + 2 * config.preference_rank)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        served, steered = (
-            write_wide(adapter, folder) if args.wide_heads else (Path(base).absolute(), Path(adapter).absolute())
-        )
+        served, steered = Path(base).absolute(), Path(adapter).absolute()
+        if args.wide_heads:
+            served, steered = write_wide(adapter, folder)
         own = {"PEFT_PANACEA_ADAPTERS": f"adapter={steered}", "PEFT_PANACEA_CACHE": str(folder / "exports")}
         start = lambda port: command(python, str(served), rank, port)  # noqa: E731
         with running(start, folder, {**os.environ, **CPU, **own}) as (url, process):
