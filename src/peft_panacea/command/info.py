@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..tuner import in_words
 from .adapter import config_of
 
 HELP = "what an adapter is"
@@ -36,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
         return
     found["objectives"] = ", ".join(names)
     found["default preference"] = ", ".join(f"{name} {w:.4g}" for name, w in found["default preference"].items())
+    from ..tuner import in_words
+
     found["bounds"] = in_words(found["bounds"]) or "none"
     for name, value in found.items():
         print(f"{name + ':':<20}{value}")
