@@ -147,6 +147,16 @@ def test_what_prompts_have_in_common_is_not_shared(three, monkeypatch):
     assert batched(three, prompts, preference=preferences) != expected, "the test is blind"
 
 
+def test_an_adapter_that_is_not_active_is_not_asked():
+    model = steered(llama(), objectives=["a", "b", "c"], task_type="CAUSAL_LM")
+    model.add_adapter("other", PanaceaConfig(objectives=["d", "e"], task_type="CAUSAL_LM"))
+    randomise(model)
+    prompts, preferences = requests(4)
+    assert batched(model, prompts, preference=preferences) == alone(model, prompts, preferences)
+    model.set_adapter("other")
+    assert batched(model, prompts, preference=[0.3, 0.7]) == alone(model, prompts, [[0.3, 0.7]] * 4)
+
+
 def test_what_cannot_be_steered_is_refused(three):
     prompts, preferences = requests(4)
     for option, value in (("use_cuda_graph", True), ("use_cuda_graph", (False, True)), ("use_async_batching", True)):

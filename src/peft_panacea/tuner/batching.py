@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import ContinuousBatchingConfig
 
-from .preferences import Preferences, parse_preference
+from .preferences import Preferences
 from .state import PreferenceState
+from .steering import first_layer, parse_for
 
 INITIALISE, GENERATE = "init_continuous_batching", "generate_batch"
 KEYWORD = "panacea_preference"
@@ -28,18 +29,18 @@ KEYWORD = "panacea_preference"
 class _Steered:
     """A method of transformers in which requests are steered."""
 
-    def __init__(self, method: Callable[..., Any], state: PreferenceState) -> None:
+    def __init__(self, method: Callable[..., Any], model: nn.Module, state: PreferenceState) -> None:
         self.method = method
+        self.model = model
         self.state = state
 
     def under(self, preference: Preferences | None) -> AbstractContextManager[None]:
-        """Within the block this preference is seen, if it is one."""
+        """Within the block this preference is seen, if it is one, by the active adapters."""
         if preference is None:
             return nullcontext()
-        names, bounds = self.state.objectives, self.state.bounds
-        return self.state.block(
-            {name: parse_preference(preference, names[name], bounds=bounds[name]) for name in names}
-        )
+        layer = first_layer(self.model)
+        active = [name for name in layer.active_adapters if name in self.state.objectives]
+        return self.state.block(parse_for(layer, preference, active))
 
 
 class _Generate(_Steered):
@@ -64,9 +65,9 @@ class _Initialise(_Steered):
         manager = self.method(generation_config, config, *args, **kwargs)
         if not isinstance(manager.add_request, _AddRequest):  # it may be one that was kept
             manager.logit_processor.supported_keys[KEYWORD] = dict
-            manager.add_request = _AddRequest(manager.add_request, self.state)
-            manager.add_requests = _AddRequests(manager.add_requests, self.state)
-            manager._generation_step = _Step(manager._generation_step, self.state, manager)
+            manager.add_request = _AddRequest(manager.add_request, self.model, self.state)
+            manager.add_requests = _AddRequests(manager.add_requests, self.model, self.state)
+            manager._generation_step = _Step(manager._generation_step, self.model, self.state, manager)
         return manager
 
 
@@ -109,8 +110,8 @@ class _AddRequests(_Steered):
 class _Step(_Steered):
     """A step of the manager's thread, in which every token is under the preference of its request."""
 
-    def __init__(self, method: Callable[..., Any], state: PreferenceState, manager: Any) -> None:
-        super().__init__(method, state)
+    def __init__(self, method: Callable[..., Any], model: nn.Module, state: PreferenceState, manager: Any) -> None:
+        super().__init__(method, model, state)
         self.manager = manager
 
     def __call__(self) -> None:
@@ -144,7 +145,7 @@ def steer_requests(model: nn.Module, state: PreferenceState) -> None:
     for method, steered in ((INITIALISE, _Initialise), (GENERATE, _Generate)):
         original = getattr(model, method, None)
         if original is not None and not isinstance(original, _Steered):
-            setattr(model, method, steered(original, state))
+            setattr(model, method, steered(original, model, state))
 
 
 def stop_steering_requests(model: nn.Module) -> None:
