@@ -168,8 +168,13 @@ def renewed(
     data: Any = card.data
     data.library_name = "peft"
     data.tags = sorted({*(data.get("tags") or []), "peft-panacea", "steerable"})
-    if not data.get("base_model") and is_on_the_hub(config.base_model_name_or_path):
-        data.base_model = config.base_model_name_or_path
+    if not is_on_the_hub(data.get("base_model")):
+        if is_on_the_hub(config.base_model_name_or_path):
+            data.base_model = config.base_model_name_or_path
+        elif online:  # a folder of this machine says nothing to others
+            data.base_model = None
+    if online:
+        data.tags = [tag for tag in data.tags if is_on_the_hub(tag.partition("base_model:adapter:")[2] or "none")]
     if not data.get("license"):
         for field, value in licence.items():
             data[field] = value

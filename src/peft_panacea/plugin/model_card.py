@@ -35,7 +35,7 @@ def say_how_to_steer() -> None:
         create_or_update(self, folder)
         card = ModelCard.load(path)
         kept = _metadata(before)
-        if name is None and is_on_the_hub(card.data.get("base_model")):
+        if name is None and (is_on_the_hub(card.data.get("base_model")) or not is_on_the_hub(kept.get("base_model"))):
             kept.pop("base_model", None)  # the folder may have had an adapter of another one
         _keep(card.data, kept)
         replace_text(path, renewed(str(card), config, name=name, online=name is not None))
@@ -65,10 +65,7 @@ def _is_written(text: str) -> bool:
 
 
 def _keep(data: Any, kept: dict[str, Any]) -> None:
-    """Keep the metadata that were there; PEFT replaces tags, and names a base model by a folder of this machine."""
-    tags = {*(data.get("tags") or []), *kept.get("tags", [])}
-    data.tags = sorted(tag for tag in tags if is_on_the_hub(tag.partition("base_model:adapter:")[2] or "none"))
-    if not is_on_the_hub(data.get("base_model")):
-        data.base_model = None
+    """Keep the metadata that were there; PEFT replaces tags."""
+    data.tags = sorted({*(data.get("tags") or []), *kept.get("tags", [])})
     for name in kept.keys() - {"tags", "library_name"}:
         data[name] = kept[name]
