@@ -192,7 +192,7 @@ def test_it_listens_at_this_machine_alone(url):
 def test_it_leaves_no_thread_of_its_own(model, tokenizer):
     before = {thread.name for thread in threading.enumerate()}
     page(model, tokenizer, "tiny")
-    assert {thread.name for thread in threading.enumerate()} == before
+    assert not {thread.name for thread in threading.enumerate()} - before  # those of earlier tests may end meanwhile
 
 
 def test_what_a_slider_moves():
