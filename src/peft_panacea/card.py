@@ -125,8 +125,8 @@ def card_text(
         front: As of `write_card`.
         name: By which it is loaded; None for a word in its place.
         card: What stands in the card so far, if that is not the folder's.
-        online: Whether it is for others: the Hub is asked for the licence of the base model, and folders of this machine
-            are left out of the metadata.
+        online: Whether it is for others: then the Hub is asked for the licence of the base model, and folders of this
+            machine are left out of the metadata.
 
     Raises:
         ValueError: as `write_card`.
