@@ -10,8 +10,8 @@ def dense_weight(
 ) -> Tensor:
     """W(p), [out, in], in float64."""
     diagonal = [] if sigma is None else [float(s) for s in sigma]
-    for weight in p:
-        diagonal += [float(scale) * float(weight)] * R
+    for factor, weight in zip(scale.expand(len(p)), p, strict=True):
+        diagonal += [float(factor) * float(weight)] * R
     S = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     return W0.double() + c * U.double() @ S @ Vh.double()
 

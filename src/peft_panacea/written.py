@@ -1,15 +1,15 @@
-"""A preference as people write it: `0.3 0.7`, or `name=0.3 name=0.7`."""
+"""A preference as people write it: `0.3 0.7`, `name=0.3 name=0.7`, or what an adapter calls it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def read_preference(words: Sequence[str], parameter: str) -> list[float] | dict[str, float]:
+def read_preference(words: Sequence[str], parameter: str) -> str | list[float] | dict[str, float]:
     """What the words say, not yet whether it is a preference of some adapter.
 
     Args:
-        words: A number each, in the order of the objectives, or `NAME=NUMBER` each.
+        words: A number each, in the order of the objectives, `NAME=NUMBER` each, or one name of a preference.
         parameter: What errors call it, as in `"--preference"`.
 
     Raises:
@@ -20,6 +20,8 @@ def read_preference(words: Sequence[str], parameter: str) -> list[float] | dict[
     try:
         weights = [float(weight) for _, _, weight in pairs]
     except ValueError:
+        if len(words) == 1 and not named:
+            return words[0]
         raise ValueError(f"`{parameter}` must be numbers, or name=number for each, but got {list(words)}.") from None
     if not named:
         return weights

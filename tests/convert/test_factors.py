@@ -7,12 +7,28 @@ from conftest import randomise
 from peft_panacea.convert.factors import as_basis, at_preference
 from peft_panacea.tuner import PanaceaSVD
 
-SHAPES = [(8, 1, 2, False), (0, 8, 3, False), (3, 2, 10, False), (4, 4, 3, True), (1, 1, 1, True)]
+SHAPES = [
+    (8, 1, 2, False),
+    (0, 8, 3, False),
+    (3, 2, 10, False),
+    (4, 4, 3, True),
+    (1, 1, 1, True),
+    (0, 4, 3, False, True),
+    (2, 1, 3, True, True),
+]
 
 
-def layer(r: int, preference_rank: int, m: int, white: bool) -> PanaceaSVD:
+def layer(r: int, preference_rank: int, m: int, white: bool, scale_per_objective: bool = False) -> PanaceaSVD:
     svd = PanaceaSVD(
-        24, 16, r=r, preference_rank=preference_rank, num_objectives=m, factor=7.0, dropout=0.5, white=white
+        24,
+        16,
+        r=r,
+        preference_rank=preference_rank,
+        num_objectives=m,
+        factor=7.0,
+        dropout=0.5,
+        white=white,
+        scale_per_objective=scale_per_objective,
     )
     svd.reset_parameters(0.1, 0.1, 0.5)
     return svd
@@ -28,7 +44,7 @@ def test_at_a_preference(shape):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_basis_adds_up_everywhere(shape):
-    r, preference_rank, m, white = shape
+    r, preference_rank, m, white, *_ = shape
     svd = layer(*shape)
     basis = as_basis(svd)
     ranks = [len(of_one.A) for of_one in basis]

@@ -148,8 +148,8 @@ CASES = {
         r"warns: Unexpected keyword arguments \['from_the_future'\]",
     ),
     "a later format": Case(
-        config(format_version=4, from_the_future=1),
-        "ValueError: `format_version` must be at most 3, .* but got 4; a later one needs a newer peft-panacea",
+        config(format_version=5, from_the_future=1),
+        "ValueError: `format_version` must be at most 4, .* but got 5; a later one needs a newer peft-panacea",
     ),
     "configuration absent": Case(
         lambda folder: (folder / CONFIG).unlink(),

@@ -150,7 +150,8 @@ def test_one_export_for_all_spellings_of_a_step(server, tmp_path):
         ("a=0.3,c=0.7", "`preference` must name exactly the objectives ['a', 'b'], but got ['a', 'c']."),
         ("0.3,x", "`preference` must be numbers, or name=number for each, but got ['0.3', 'x']."),
         ("nan,nan", "`preference` must have 2 non-negative entries that sum to 1, for a, b, but got [nan, nan]."),
-        ("", "`preference` must be numbers, or name=number for each, but got ['']."),
+        ("", "`preference` must be numbers, or one of the adapter's `named_preferences` [], but got ''."),
+        ("x", "`preference` must be numbers, or one of the adapter's `named_preferences` [], but got 'x'."),
     ],
 )
 def test_what_is_no_preference_is_refused_and_nothing_written(said, message, server, tmp_path):

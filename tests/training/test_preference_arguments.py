@@ -23,9 +23,9 @@ def test_a_share_of_vertices_that_is_given_has_precedence():
 FLAGS = [
     "--preference_per", "batch", "--preference_distribution", "dirichlet", "--preference_concentration", "2",
     "--vertex_probability", "0.25", "--aggregation", "tchebycheff", "--ideal_point", "0.5", "1.5",
-    "--smoothing", "0.2", "--steering_rows", "4",
+    "--smoothing", "0.2", "--steering_rows", "4", "--trained_objectives", "a", "c", "--freeze_shared", "true",
 ]  # fmt: skip
-PARSED = PreferenceArguments("batch", "dirichlet", 2.0, 0.25, "tchebycheff", [0.5, 1.5], 0.2, 4)
+PARSED = PreferenceArguments("batch", "dirichlet", 2.0, 0.25, "tchebycheff", [0.5, 1.5], 0.2, 4, ["a", "c"], True)
 
 
 def test_every_field_is_a_flag():

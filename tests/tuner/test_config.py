@@ -30,7 +30,7 @@ def test_round_trip_through_json(tmp_path):
 
 def test_the_saved_configuration_says_its_format(tmp_path):
     PanaceaConfig().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["format_version"] == 3
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["format_version"] == 4
 
 
 def test_the_first_format_had_raw_coordinates(tmp_path):
@@ -40,7 +40,7 @@ def test_the_first_format_had_raw_coordinates(tmp_path):
     del content["coordinates"]
     path.write_text(json.dumps({**content, "format_version": 1}))
     config = PanaceaConfig.from_pretrained(tmp_path)
-    assert (config.coordinates, config.format_version) == ("raw", 3)
+    assert (config.coordinates, config.format_version) == ("raw", 4)
 
 
 def test_sets_are_saved_in_order(tmp_path):

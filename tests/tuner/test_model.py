@@ -127,7 +127,11 @@ def test_unloading_modules_without_a_weight(tokens):
 
 
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
-@pytest.mark.parametrize("config", [{}, {"r": 0, "preference_rank": 3}, {"objectives": ["z", "a", "m"]}], ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [{"r": 2}, {"preference_rank": 3}, {"objectives": ["z", "a", "m"]}, {"scale_per_objective": True}],
+    ids=str,
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loading_reproduces_the_output_exactly(tmp_path, tokens, config, low_cpu_mem_usage, dtype):
     torch.manual_seed(5)

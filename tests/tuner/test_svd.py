@@ -22,13 +22,26 @@ def update(svd: PanaceaSVD, x: torch.Tensor, preference: torch.Tensor) -> torch.
 
 
 def adapted(
-    layer_type: type, dtype: torch.dtype, r: int, R: int, m: int, keep_dtype: bool = False, coordinates: str = "raw"
+    layer_type: type,
+    dtype: torch.dtype,
+    r: int,
+    R: int,
+    m: int,
+    keep_dtype: bool = False,
+    coordinates: str = "raw",
+    scale_per_objective: bool = False,
 ) -> nn.Module:
     base = nn.Linear(12, 20) if layer_type is nn.Linear else Conv1D(20, 12)
     nn.init.normal_(base.bias)
     model = nn.Sequential(base).to(dtype)
     config = PanaceaConfig(
-        objectives=m, r=r, preference_rank=R, coordinates=coordinates, target_modules=["0"], init_weights=False
+        objectives=m,
+        r=r,
+        preference_rank=R,
+        coordinates=coordinates,
+        scale_per_objective=scale_per_objective,
+        target_modules=["0"],
+        init_weights=False,
     )
     return get_peft_model(model, config, autocast_adapter_dtype=not keep_dtype)
 
@@ -37,13 +50,14 @@ def adapted(
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("layer_type", [nn.Linear, Conv1D])
 @pytest.mark.parametrize(
-    ("r", "R", "coordinates"), [(8, 1, "raw"), (0, 2, "raw"), (3, 3, "white"), (1, 1, "raw"), (1, 1, "white")]
+    ("r", "R", "coordinates", "scales"),
+    [(8, 1, "raw", False), (0, 2, "raw", False), (3, 3, "white", False), (0, 2, "raw", True), (1, 1, "white", True)],
 )
 @pytest.mark.parametrize("m", [2, 4])
 @pytest.mark.parametrize("batch", [(5,), (5, 3), (5, 2, 3), (1, 4)], ids=str)
 @pytest.mark.parametrize("per_row", [False, True], ids=["one", "rows"])
-def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, coordinates, m, batch, per_row, keep_dtype):
-    model = adapted(layer_type, dtype, r, R, m, keep_dtype, coordinates)
+def test_agrees_with_the_dense_twin(dtype, layer_type, r, R, coordinates, scales, m, batch, per_row, keep_dtype):
+    model = adapted(layer_type, dtype, r, R, m, keep_dtype, coordinates, scales)
     layer = model.base_model.model[0]
     svd = layer.panacea_svd["default"]
     x = torch.randn(*batch, 12).to(dtype)

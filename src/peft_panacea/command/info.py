@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> None:
         "objectives": names,
         "default preference": dict(zip(names, config.initial_preference, strict=True)),
         "bounds": config.preference_bounds or {},
+        "named preferences": config.named_preferences or {},
         "directions": f"{config.r} shared, {config.preference_rank} for each objective",
         "rank as LoRA": config.r + m * config.preference_rank,
         "coordinates": config.coordinates,
@@ -38,5 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from ..tuner import in_words
 
     found["bounds"] = in_words(found["bounds"]) or "none"
+    named = (f"{name} ({', '.join(f'{w:.4g}' for w in p)})" for name, p in found["named preferences"].items())
+    found["named preferences"] = ", ".join(named) or "none"
     for name, value in found.items():
         print(f"{name + ':':<20}{value}")

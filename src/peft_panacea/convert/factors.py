@@ -40,8 +40,8 @@ def as_basis(svd: PanaceaSVD) -> list[Factors]:
     m, R = svd.num_objectives, svd.preference_rank
     r = svd.U.shape[1] - m * R
     constant = svd.gain(torch.zeros(m, device=svd.scale.device))
-    slope = svd.factor * svd.scale * svd.inverse_std
-    own = [_some(svd, slope, slice(r + i * R, r + (i + 1) * R)) for i in range(m)]
+    slopes = (svd.factor * svd.scale * svd.inverse_std).expand(m)
+    own = [_some(svd, slopes[i], slice(r + i * R, r + (i + 1) * R)) for i in range(m)]
     first = slice(None) if svd.centre else slice(r)
     return [_some(svd, constant[first], first), *own]
 

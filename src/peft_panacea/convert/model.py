@@ -38,11 +38,15 @@ class ModelSource(Source):
         return {key: tensor.cpu().contiguous() for key, tensor in saved.items() if ".panacea_svd." not in key}
 
     def target_modules(self, layers: Sequence[str]) -> list[str]:
-        """The last parts of the layers' names, if no other layer has one of them, else the whole names."""
-        endings = sorted({layer.rpartition(".")[2] for layer in layers})
-        found = [layer for layer, _ in self.base_model.named_modules() if layer.rpartition(".")[2] in endings]
-        return endings if len(found) == len(layers) else sorted(layers)
+        return names_of(self.base_model, layers)
 
     def fan_in_fan_out(self, layers: Sequence[str]) -> bool:
         adapted: list[Any] = [self.base_model.get_submodule(layer) for layer in layers]
         return all(isinstance(layer.get_base_layer(), Conv1D) for layer in adapted)
+
+
+def names_of(base_model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """The last parts of the layers' names, if no other layer has one of them, else the whole names."""
+    endings = sorted({layer.rpartition(".")[2] for layer in layers})
+    found = [layer for layer, _ in base_model.named_modules() if layer.rpartition(".")[2] in endings]
+    return endings if len(found) == len(layers) else sorted(layers)

@@ -91,6 +91,7 @@ class SavedSource(Source):
                     factor=self.config.factor(in_features),
                     dropout=0.0,
                     white=self.config.coordinates == "white",
+                    scale_per_objective=self.config.scale_per_objective,
                 )
             svd.load_state_dict(tensors, assign=True)
         except (KeyError, RuntimeError, ValueError) as error:

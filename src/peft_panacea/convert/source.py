@@ -63,7 +63,7 @@ class Source(ABC):
     def one_preference(self, preference: Preference, extrapolate: bool) -> Tensor:
         """Parsed, [m]; rows are refused."""
         parsed = self.config.parse_preference(preference, extrapolate=extrapolate)
-        if parsed.ndim == 2:
+        if parsed.ndim != 1:
             raise ValueError(f"`preference` must be one preference, but got {len(parsed)} rows.")
         return parsed
 

@@ -77,7 +77,8 @@ class PanaceaResolver:
 
         Args:
             base_model_name: The served model; not looked at.
-            lora_name: `NAME@0.3,0.7`, `NAME@helpful=0.3,harmless=0.7`, or `NAME` for the default preference.
+            lora_name: `NAME@0.3,0.7`, `NAME@helpful=0.3,harmless=0.7`, `NAME@CALLED` with one of the adapter's
+                `named_preferences`, or `NAME` for the default preference.
 
         Returns:
             A `LoRARequest`, or None for a name that is not of ours.
@@ -95,16 +96,22 @@ class PanaceaResolver:
         return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))  # vLLM numbers it itself
 
     def export(self, name: str, words: list[str] | None) -> Path:
-        """The folder of the LoRA at the preference that the words say, or at the default, in whole steps."""
+        """The folder of the LoRA at the preference that the words say, or at the default.
+
+        What has a name, which may be off the simplex, is exported as it is. The rest is rounded.
+        """
         source = SavedSource(_folder(self.adapters[name]))
         if besides := source.trained_besides():
             raise ValueError(f"`model` must be an adapter alone for vLLM, but {name} has `{besides[0]}`.")
         said = source.config.initial_preference if words is None else read_preference(words, "preference")
-        steps = in_steps(source.one_preference(said, extrapolate=False).tolist(), STEPS)
-        rounded = source.one_preference([step / STEPS for step in steps], extrapolate=False)
+        exported, key = source.one_preference(said, extrapolate=False), said
+        if not isinstance(said, str):
+            steps = in_steps(exported.tolist(), STEPS)
+            exported = source.one_preference([step / STEPS for step in steps], extrapolate=False)
+            key = "-".join(map(str, steps))
         version = metadata.version("peft-panacea")
-        key = f"{source.digest[:32]}-{version}-{'-'.join(map(str, steps))}"
-        return self.exports.get(key, lambda folder: write_lora(source, rounded, folder))
+        folder = f"{source.digest[:32]}-{version}-{key}"
+        return self.exports.get(folder, lambda path: write_lora(source, exported, path))
 
 
 @cache

@@ -65,6 +65,20 @@ class PreferenceArguments:
             "losses are steered; 0 tries nothing. Rewards need none: their log looks at the completions of training."
         },
     )
+    trained_objectives: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Objectives that training is confined to: rows of theirs alone, under preferences in which the "
+            "others weigh nothing, so that the others' own directions stay as they are. Not given: all."
+        },
+    )
+    freeze_shared: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether what all objectives share stays as it is: shared directions, and the scale unless each "
+            "objective has its own."
+        },
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in (

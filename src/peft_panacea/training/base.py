@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..seeding import derive
+from ..simplex import PreferenceSampler
+from ..tuner.freezing import shared_frozen
 from ..tuner.steering import find_layer, get_objectives, preference_kept
 from ..tuner.svd import PanaceaSVD
 from .arguments import PreferenceArguments
+from .face import FaceSampler, face_of
 from .line import SteeringLine
 
 if TYPE_CHECKING:
@@ -39,11 +43,14 @@ class PreferenceMixin(Trainer):
         ideal = self.preference_args.ideal_point
         if ideal is not None and len(ideal) != len(self.objectives):
             raise ValueError(f"`ideal_point` must have one value for each of {self.objectives}, but got {ideal}.")
+        self.face = face_of(self.preference_args.trained_objectives, self.objectives)
+        self._refuse_what_would_move_the_rest()
         vertices = self.vertices_of_rows if self.preference_args.preference_per == "row" else 0.0
-        seeds = {True: self.args.seed, False: derive(self.args.seed, "evaluation")}  # evaluation disturbs no training
-        self._samplers = {
-            training: self.preference_args.sampler(len(self.objectives), seed, vertices)
-            for training, seed in seeds.items()
+        m, evaluation = len(self.objectives), derive(self.args.seed, "evaluation")  # which disturbs no training
+        on_face = self.preference_args.sampler(len(self.face), self.args.seed, vertices)
+        self._samplers: dict[bool, PreferenceSampler | FaceSampler] = {
+            True: on_face if len(self.face) == m else FaceSampler(on_face, self.face, m),
+            False: self.preference_args.sampler(m, evaluation, vertices),
         }
         self._phase: tuple[bool, int] | None = None
         self._draws = 0
@@ -51,6 +58,22 @@ class PreferenceMixin(Trainer):
             if isinstance(module, PanaceaSVD):
                 module.restore_diagonal()  # TRL casts the adapters of quantised models; DDP is not yet around it
         self.add_callback(SteeringLine)
+
+    def _refuse_what_would_move_the_rest(self) -> None:
+        confined = len(self.face) < len(self.objectives)
+        if not confined and not self.preference_args.freeze_shared:
+            return
+        if self.args.weight_decay:
+            raise ValueError(
+                "`weight_decay` must be 0 with `trained_objectives` or `freeze_shared`, because it moves what is not "
+                f"trained as well, but got {self.args.weight_decay}."
+            )
+        white = any(isinstance(module, PanaceaSVD) and module.centre for module in self.model.modules())
+        if confined and white:
+            raise ValueError(
+                "`trained_objectives` must be all or not given with white coordinates, under which no objective "
+                f"weighs nothing, but got {self.preference_args.trained_objectives}."
+            )
 
     def _draw(self, n: int | None, key: dict[str, int], objective: Tensor | None = None) -> Tensor:
         """The preferences of n rows [n, m], or one for all of them [m] if n is None.
@@ -71,7 +94,8 @@ class PreferenceMixin(Trainer):
         return (self.state.global_step if self.model.training else 0), self._draws - 1
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        with preference_kept(self.model):
+        frozen = shared_frozen(self.model) if self.preference_args.freeze_shared else nullcontext()
+        with preference_kept(self.model), frozen:
             return super().train(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -23,14 +23,15 @@ class ObjectiveSampler(Sampler[int]):
         objective: The objective of each row, 0 to m - 1.
         m: The number of objectives.
         seed: The order is a function of it and the epoch.
+        face: The objectives that rows are of; all if None.
 
     Raises:
         ValueError: An objective has no rows, or a row an objective that there is not.
     """
 
-    def __init__(self, objective: Sequence[int], m: int, seed: int) -> None:
+    def __init__(self, objective: Sequence[int], m: int, seed: int, face: Sequence[int] | None = None) -> None:
         indices = torch.as_tensor(objective)
-        self.rows = [(indices == i).nonzero().flatten() for i in range(m)]
+        self.rows = [(indices == i).nonzero().flatten() for i in (range(m) if face is None else face)]
         if sum(map(len, self.rows)) != len(indices):
             raise ValueError(
                 f"`objective` must be between 0 and {m - 1} in every row, but got {sorted(set(objective))}."

@@ -18,6 +18,7 @@ from ..simplex import PreferenceSampler
 from ..tuner.steering import preference_kept, steer_everyone
 from .base import PreferenceMixin
 from .batches import ObjectiveCollator, ObjectiveSampler, by_objective, by_token, packed_by_objective
+from .face import rows_on
 from .forward import SharedForward
 from .measuring import one_progress_bar
 from .probe import LossProbe
@@ -57,17 +58,20 @@ class ObjectiveLossMixin(PreferenceMixin):
         columns = getattr(self.train_dataset, "column_names", None)
         if columns is not None and not set(COLUMNS) & set(columns):
             raise ValueError(f"`train_dataset` must have one of the columns {list(COLUMNS)}, but got {columns}.")
+        if self.train_dataset is not None and len(self.face) < m:
+            self.train_dataset: Any = rows_on(self.train_dataset, self.face)
         if self.preference_args.preference_per == "batch":
             self.loss_is_scaled_for_ga = False  # ours is a mean over rows of the micro-batch
             size = self.args.per_device_train_batch_size
-            if columns is not None and "objective" in columns and size % m:
+            if columns is not None and "objective" in columns and size % len(self.face):
                 raise ValueError(
-                    f"`per_device_train_batch_size` must be a multiple of {m}, the number of objectives, with "
-                    f"`preference_per='batch'`, but got {size}."
+                    f"`per_device_train_batch_size` must be a multiple of {len(self.face)}, the number of objectives, "
+                    f"with `preference_per='batch'`, but got {size}."
                 )
         self.data_collator = ObjectiveCollator(self.data_collator, end_to_end=getattr(self, "padding_free", False))
         if self.eval_dataset is not None and not isinstance(self.eval_dataset, dict):
             self.eval_dataset = by_objective(self.eval_dataset, self.objectives)
+        self._on_face = torch.tensor(self.face)
         self._choice = PreferenceSampler(objectives=2, seed=derive(self.args.seed, "objective of a row"))
         self._measured: Tensor | None = None  # the preference under which `measure` evaluates
         self._aggregation = self.preference_args.aggregate()
@@ -111,7 +115,7 @@ class ObjectiveLossMixin(PreferenceMixin):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if "objective" not in (getattr(dataset, "column_names", None) or ()) or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        return ObjectiveSampler(dataset["objective"][:], len(self.objectives), self.args.seed)
+        return ObjectiveSampler(dataset["objective"][:], len(self.objectives), self.args.seed, self.face)
 
     # The loss
 
@@ -141,13 +145,16 @@ class ObjectiveLossMixin(PreferenceMixin):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _choose_objective(self, labels: Tensor, key: dict[str, int]) -> Tensor:
-        """For each row one of the objectives that it has a label for, all equally likely, [B]."""
-        counts = (labels != 0).sum(dim=1).cpu()
+        """For each row one of the objectives trained that it has a label for, all equally likely, [B]."""
+        labels = labels.cpu()
+        if self.model.training:
+            labels = torch.zeros_like(labels).index_copy_(1, self._on_face, labels[:, self._on_face])
+        counts = (labels != 0).sum(dim=1)
         if not counts.all():
             raise ValueError("`objective_labels` must not be 0 for every objective of a row.")
         uniform = self._choice(len(labels), **key)[:, 0]  # evenly spread, so that the objectives are balanced
         nth = (uniform * counts).long().clamp(max=counts - 1)
-        return (labels.cpu() != 0).long().cumsum(dim=1).gt(nth[:, None]).long().argmax(dim=1)
+        return (labels != 0).long().cumsum(dim=1).gt(nth[:, None]).long().argmax(dim=1)
 
     def _aggregated_loss(
         self, model: Any, inputs: Batch, objective: Tensor | None, labels: Tensor | None, preference: Tensor
@@ -159,8 +166,9 @@ class ObjectiveLossMixin(PreferenceMixin):
         rows = len(labels)
         steer_everyone(self.model, preference)
         forward = SharedForward(model) if self._one_forward else model
-        losses = []
-        for i, label in enumerate(labels.cpu().unbind(dim=1)):
+        losses = [preference.new_zeros(())] * len(self.objectives)  # of one that is not trained, and weighs nothing
+        for i in self.face:
+            label = labels[:, i].cpu()
             index = label.nonzero().flatten()
             if not len(index):
                 raise ValueError(
@@ -170,8 +178,8 @@ class ObjectiveLossMixin(PreferenceMixin):
             part = exchange(select(inputs, index, rows), label[index] < 0)
             if self._one_forward:
                 forward.turn_to(label)
-            losses.append(super().compute_loss(forward, part))
-        of_this_process = torch.stack(losses)
+            losses[i] = super().compute_loss(forward, part)
+        of_this_process = torch.stack([loss.to(self.args.device) for loss in losses])
         over_processes = self.accelerator.reduce(of_this_process.detach(), reduction="mean")
         self._objective_losses.append(over_processes)
         # The aggregate of the losses over all processes, with its gradient for the rows of this one.
@@ -185,7 +193,7 @@ class ObjectiveLossMixin(PreferenceMixin):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._objective_losses:
             means = torch.stack(self._objective_losses).mean(dim=0).tolist()
-            logs = {**logs, **{f"{name}_loss": mean for name, mean in zip(self.objectives, means, strict=True)}}
+            logs = {**logs, **{f"{self.objectives[i]}_loss": means[i] for i in self.face}}
             self._objective_losses.clear()
         if "loss" in logs and self.preference_args.steering_rows and len(self.objectives) > 1:
             self._probe = self._probe or LossProbe(self)

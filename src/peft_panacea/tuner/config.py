@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,9 +15,10 @@ from torch import Tensor
 from .bounds import checked_bounds, limits, nearest
 from .preferences import Preferences, parse_preference
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Earlier versions are
-read, too: 1 had no `coordinates` but the raw ones, 2 no `preference_bounds`."""
+read, too: 1 had no `coordinates` but the raw ones, 2 no `preference_bounds`, 3 neither `scale_per_objective` nor
+`named_preferences`."""
 
 
 @dataclass
@@ -37,12 +39,18 @@ class PanaceaConfig(PeftConfig):
             What z(p) is. `"raw"`: p, as in the paper. `"white"`: the preference centred, of unit variance,
             (p - 1/m) · m √((m + 1) / (m - 1)), so that an objective's own directions learn only what sets it apart,
             and shared ones, of which there must be some, what is common. On the simplex both are linear in p.
+        scale_per_objective (`bool`):
+            Whether each objective has a learned scale of its own, so that with `r=0` nothing is shared and one can be
+            trained without moving the others; by default one scale serves all, as in the paper.
         default_preference (`list[float]`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
             `set_preference`. If unset the uniform one, or the nearest that `preference_bounds` allow.
         preference_bounds (`dict[str, tuple[float, float]]`, *optional*):
             For some objectives the least and the greatest weight, from 0 to 1. Preferences outside are refused
             wherever one is given, with `extrapolate` as well. Training draws from the whole simplex all the same.
+        named_preferences (`dict[str, list[float]]`, *optional*):
+            Preferences that have names, which stand for them wherever one is given: any finite numbers, also outside
+            the simplex, but within `preference_bounds`.
         scaling (`float` or `"paper"`):
             The constant c. A number, 1 by default: c = 2500 · scaling / √in_features, which makes one learning rate
             fit layers of every width. `"paper"`: c = 64 on every layer.
@@ -81,11 +89,17 @@ class PanaceaConfig(PeftConfig):
     coordinates: Literal["raw", "white"] = field(
         default="raw", metadata={"help": "'raw': the preference as it is. 'white': centred, of unit variance; r ≥ 1."}
     )
+    scale_per_objective: bool = field(
+        default=False, metadata={"help": "Whether each objective has a learned scale of its own."}
+    )
     default_preference: list[float] | None = field(
         default=None, metadata={"help": "The preference of a fresh or freshly loaded model; uniform if unset."}
     )
     preference_bounds: dict[str, tuple[float, float]] | None = field(
         default=None, metadata={"help": "For some objectives the least and the greatest weight that is allowed."}
+    )
+    named_preferences: dict[str, list[float]] | None = field(
+        default=None, metadata={"help": "Preferences by name, also outside the simplex."}
     )
     scaling: float | Literal["paper"] = field(
         default=1.0, metadata={"help": "A factor on the width-aware constant c, or 'paper' for the paper's c = 64."}
@@ -139,6 +153,8 @@ class PanaceaConfig(PeftConfig):
             self.preference_bounds = checked_bounds(self.preference_bounds, self.objective_names)
         if self.default_preference is not None:
             self.default_preference = self._checked_default()
+        if self.named_preferences is not None:
+            self.named_preferences = self._checked_names()
         _check_integer("r", self.r, minimum=0)
         if self.r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
             raise ValueError(
@@ -184,21 +200,49 @@ class PanaceaConfig(PeftConfig):
         return nearest(uniform, *limits(self.preference_bounds, names))
 
     def parse_preference(self, preference: Preferences, *, extrapolate: bool = False) -> Tensor:
-        """The function of this name, for the objectives of this adapter and within its bounds."""
+        """The function of this name, for the objectives of this adapter, its bounds and names."""
         return parse_preference(
-            preference, self.objective_names, extrapolate=extrapolate, bounds=self.preference_bounds
+            preference,
+            self.objective_names,
+            extrapolate=extrapolate,
+            bounds=self.preference_bounds,
+            names=self.named_preferences,
         )
 
     def _checked_default(self) -> list[float]:
         preference: Any = self.default_preference
         try:
-            parsed = self.parse_preference(preference)
+            parsed = parse_preference(preference, self.objective_names, bounds=self.preference_bounds)
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("`preference`", "`default_preference`", 1)) from None
         if parsed.ndim != 1:
             raise ValueError(f"`default_preference` must be one preference, but got {parsed.shape[0]} rows.")
         values = [preference[n] for n in self.objective_names] if isinstance(preference, Mapping) else preference
         return [float(value) for value in values]
+
+    def _checked_names(self) -> dict[str, list[float]]:
+        given: Any = self.named_preferences
+        m, found = len(self.objective_names), {}
+        if not isinstance(given, Mapping):
+            raise TypeError(f"`named_preferences` must map names to {m} numbers each, but got {given!r}.")
+        for name, values in given.items():
+            what = f"`named_preferences[{name!r}]`"
+            if not (isinstance(name, str) and re.fullmatch(r"[^\W\d][\w.-]*", name)):
+                raise ValueError(
+                    "`named_preferences` must have names of letters, digits, `_`, `.` and `-`, a letter or `_` first, "
+                    f"but got {name!r}."
+                )
+            try:
+                parsed = parse_preference(
+                    values, self.objective_names, extrapolate=True, bounds=self.preference_bounds
+                )
+            except (TypeError, ValueError) as error:
+                raise type(error)(str(error).replace("`preference`", what, 1)) from None
+            if parsed.ndim != 1:
+                raise ValueError(f"{what} must be one preference, but got {parsed.shape[0]} rows.")
+            in_order = [values[n] for n in self.objective_names] if isinstance(values, Mapping) else values
+            found[name] = [float(value) for value in in_order]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; sets as sorted lists, so that it is the same in every process."""

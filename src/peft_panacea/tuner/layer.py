@@ -43,11 +43,14 @@ class PanaceaLayer(BaseTunerLayer):
             factor=config.factor(self.in_features),
             dropout=config.panacea_dropout,
             white=config.coordinates == "white",
+            scale_per_objective=config.scale_per_objective,
         )
         svd.reset_parameters(**config.initial_std())
         self.panacea_svd[adapter_name] = svd
         default = config.parse_preference(config.initial_preference)
-        self.preference_state.add(adapter_name, config.objective_names, default, config.preference_bounds)
+        self.preference_state.add(
+            adapter_name, config.objective_names, default, config.preference_bounds, config.named_preferences
+        )
         _, dtype = self._get_base_layer_device_and_dtype(self.get_base_layer())
         if dtype is not None and dtype.is_floating_point:
             svd.to(dtype)

@@ -21,8 +21,12 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 ROUNDING = 1e-8
 """How far below 0 an entry may lie and still count as 0: ``1 - 0.9 - 0.1`` is -2.8e-17 in float64."""
 
-Preference: TypeAlias = "Sequence[float] | Mapping[str, float] | np.ndarray | Tensor"
-"""One preference: m numbers in the order of the objectives, or one number for every objective name."""
+Preference: TypeAlias = "str | Sequence[float] | Mapping[str, float] | np.ndarray | Tensor"
+"""One preference: m numbers in the order of the objectives, one number for every objective name, or a name that the
+adapter has for it."""
+
+Names = Mapping[str, Sequence[float]]
+"""Name → m numbers."""
 
 Preferences: TypeAlias = "Preference | Sequence[Preference]"
 """One preference for the whole batch, or B of them (also as a [B, m] array or tensor), one for every row; an array or
@@ -30,7 +34,12 @@ tensor [B, T, m] has one for every token."""
 
 
 def parse_preference(
-    preference: Preferences, objectives: Sequence[str], *, extrapolate: bool = False, bounds: Bounds | None = None
+    preference: Preferences,
+    objectives: Sequence[str],
+    *,
+    extrapolate: bool = False,
+    bounds: Bounds | None = None,
+    names: Names | None = None,
 ) -> Tensor:
     """Validate `preference` and return it as a float32 CPU tensor.
 
@@ -39,6 +48,7 @@ def parse_preference(
         objectives: The m objective names, in the order of the entries.
         extrapolate: Accept any finite numbers, also outside the simplex.
         bounds: Objective → (least, greatest) weight, which `extrapolate` does not get round.
+        names: Preferences by name, finite numbers on the simplex or off it, which need no `extrapolate`.
 
     Returns:
         A new tensor of shape [m], [B, m] for B rows, or [B, T, m] for T tokens of each, without gradient.
@@ -50,17 +60,17 @@ def parse_preference(
             differs from 1 by more than `SUM_TOLERANCE`.
     """
     values: list[Any]
-    rules = _Rules(objectives, extrapolate, bounds or {})
-    if isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
-        values = [
-            _numbers(row, objectives, f"`preference` row {i}", may_be_rows=False) for i, row in enumerate(preference)
-        ]
+    rules = _Rules(objectives, extrapolate, bounds or {}, names or {})
+    if isinstance(preference, str):
+        values = rules.called(preference, "`preference`")
+    elif isinstance(preference, list | tuple) and preference and not any(map(_is_number, preference)):
+        values = [rules.row(row, f"`preference` row {i}") for i, row in enumerate(preference)]
     else:
         values = _numbers(preference, objectives, "`preference`", may_be_rows=True)
-    if values and isinstance(values[0], list):
-        values = [rules.checked_entry(row, f"`preference` row {i}") for i, row in enumerate(values)]
-    else:
-        values = rules.checked(values, "`preference`")
+        if values and isinstance(values[0], list):
+            values = [rules.checked_entry(row, f"`preference` row {i}") for i, row in enumerate(values)]
+        else:
+            values = rules.checked(values, "`preference`")
     if not torch.is_inference_mode_enabled():
         return torch.tensor(values, dtype=torch.float32, device="cpu")
     with torch.inference_mode(False):  # the preference may outlive the mode it is set in, and be trained under
@@ -119,6 +129,22 @@ class _Rules(NamedTuple):
     objectives: Sequence[str]
     extrapolate: bool
     bounds: Bounds
+    names: Names
+
+    def row(self, row: Any, what: str) -> list[float]:
+        """That of one row of a list."""
+        if isinstance(row, str):
+            return self.called(row, what)
+        return self.checked(_numbers(row, self.objectives, what, may_be_rows=False), what)
+
+    def called(self, name: str, what: str) -> list[float]:
+        """The one of this name."""
+        if name not in self.names:
+            raise ValueError(
+                f"{what} must be numbers, or one of the adapter's `named_preferences` {list(self.names)}, but got "
+                f"{name!r}."
+            )
+        return self._replace(extrapolate=True).checked(list(self.names[name]), what)
 
     def checked_entry(self, entry: list[Any], what: str) -> list[Any]:
         """Those of a row, or of each of its tokens."""

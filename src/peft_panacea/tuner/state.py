@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .bounds import Bounds
+from .preferences import Names
 from .watch import Watch
 
 CPU = torch.device("cpu")
@@ -129,32 +130,43 @@ class PreferenceState:
     def __init__(self) -> None:
         self.objectives: dict[str, tuple[str, ...]] = {}
         self.bounds: dict[str, Bounds] = {}
+        self.names: dict[str, Names] = {}
         self._number: dict[str, int] = {}
         self._everyone = Scope({})
         self._devices: set[torch.device] = set()  # besides the CPU
         self._last: dict[str, Held] = {}
 
-    def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor, Bounds]]:
+    def __getstate__(self) -> dict[str, tuple[tuple[str, ...], Tensor, Bounds, Names]]:
         return {
-            name: (self.objectives[name], self._of_everyone(name).on(), self.bounds[name]) for name in self.objectives
+            name: (self.objectives[name], self._of_everyone(name).on(), self.bounds[name], self.names[name])
+            for name in self.objectives
         }
 
-    def __setstate__(self, adapters: dict[str, tuple[tuple[str, ...], Tensor, Bounds]]) -> None:
+    def __setstate__(self, adapters: dict[str, tuple[tuple[str, ...], Tensor, Bounds, Names]]) -> None:
         self.__init__()  # type: ignore[misc]
-        for name, (objectives, preference, bounds) in adapters.items():
-            self.add(name, objectives, preference, bounds)
+        for name, adapter in adapters.items():
+            self.add(name, *adapter)
 
-    def add(self, adapter_name: str, objectives: Sequence[str], default: Tensor, bounds: Bounds | None = None) -> None:
-        """Register an adapter, with `default` ([m]) as its preference, and what its preferences are kept to."""
+    def add(
+        self,
+        adapter_name: str,
+        objectives: Sequence[str],
+        default: Tensor,
+        bounds: Bounds | None = None,
+        names: Names | None = None,
+    ) -> None:
+        """Register an adapter, with `default` ([m]) as its preference, what its preferences are kept to and called."""
         self._number.setdefault(adapter_name, next(_numbers))
         self.objectives[adapter_name] = tuple(objectives)
         self.bounds[adapter_name] = dict(bounds or {})
+        self.names[adapter_name] = dict(names or {})
         self.set({adapter_name: default})
 
     def remove(self, adapter_name: str) -> None:
         """Forget an adapter; do nothing if it is not known."""
         self.objectives.pop(adapter_name, None)
         self.bounds.pop(adapter_name, None)
+        self.names.pop(adapter_name, None)
         self._last.pop(adapter_name, None)
         self._everyone.preferences.pop(self._number.pop(adapter_name, -1), None)
 

@@ -61,7 +61,13 @@ def parse_for(
     """The preference of each of the adapters, checked; a warning if it will have to wait because they are merged."""
     state = layer.preference_state
     parsed = {
-        name: parse_preference(preference, state.objectives[name], extrapolate=extrapolate, bounds=state.bounds[name])
+        name: parse_preference(
+            preference,
+            state.objectives[name],
+            extrapolate=extrapolate,
+            bounds=state.bounds[name],
+            names=state.names[name],
+        )
         for name in _select(state, adapter_name)
     }
     if layer.merged_adapters:
@@ -89,7 +95,8 @@ def set_preference(
     Args:
         model: A model with at least one Panacea adapter.
         preference: m numbers ≥ 0 that sum to 1 (within 1e-4), in the order of the config's `objectives`, as list,
-            tuple, NumPy array, tensor [m] or mapping from objective name to weight. A tensor or array [B, m], or a
+            tuple, NumPy array, tensor [m] or mapping from objective name to weight; or one of the config's
+            `named_preferences`. A tensor or array [B, m], or a
             list of B preferences, gives every row of the batch its own, one of [B, T, m] every token.
         adapter_name: The adapter or adapters to steer; all of the model's Panacea adapters if None.
         extrapolate: Accept any finite numbers, also outside the simplex, but not outside `preference_bounds`.
@@ -139,7 +146,7 @@ def nearest_preference(model: nn.Module, preference: Preferences, adapter_name: 
         RuntimeError: `model` has no Panacea adapter.
     """
     name, state = first_active(model, adapter_name), first_layer(model).preference_state
-    parsed = parse_preference(preference, state.objectives[name], extrapolate=True)
+    parsed = parse_preference(preference, state.objectives[name], extrapolate=True, names=state.names[name])
     allowed = limits(state.bounds[name], state.objectives[name])
     rows = [nearest(row, *allowed) for row in parsed.double().flatten(0, -2).tolist()] if parsed.ndim > 1 else None
     return torch.tensor(nearest(parsed.tolist(), *allowed) if rows is None else rows).view(parsed.shape)

@@ -28,7 +28,7 @@ def gain(sigma: Tensor | None, scale: Tensor, coordinates: Tensor, preference_ra
 
     Args:
         sigma: [r], or None if r = 0.
-        scale: [1].
+        scale: [1], or [m] with one for each objective.
         coordinates: Of the preference, [..., m].
         preference_rank: Singular directions per objective, R.
 
@@ -60,9 +60,10 @@ class PanaceaSVD(nn.Module):
         U: [out, r + m·R], left singular directions.
         Vh: [r + m·R, in], right singular directions.
         sigma: [r], singular values shared by all objectives; None if r = 0.
-        scale: [1], learned factor of the preference.
+        scale: [1], learned factor of the preference, or [m] with one for each objective.
         factor: The constant c.
         centre, inverse_std: Of the coordinates z(p) = (p - centre) · inverse_std.
+        trains_shared: Whether gradients reach the shared directions.
         watch: Over the parameters that the gain is made of; None after what may be followed by a write.
     """
 
@@ -77,6 +78,7 @@ class PanaceaSVD(nn.Module):
         factor: float,
         dropout: float,
         white: bool = False,
+        scale_per_objective: bool = False,
     ) -> None:
         super().__init__()
         k = r + num_objectives * preference_rank
@@ -88,7 +90,8 @@ class PanaceaSVD(nn.Module):
         self.U = nn.Parameter(torch.empty(out_features, k))
         self.Vh = nn.Parameter(torch.empty(k, in_features))
         self.sigma = nn.Parameter(torch.empty(r, dtype=torch.float32)) if r else None
-        self.scale = nn.Parameter(torch.empty(1, dtype=torch.float32))
+        self.scale = nn.Parameter(torch.empty(num_objectives if scale_per_objective else 1, dtype=torch.float32))
+        self.trains_shared = True
         self.watch: Watch | None = None
 
     def reset_parameters(self, std_u: float, std_v: float, std_gain: float = 0.0) -> None:
@@ -124,13 +127,31 @@ class PanaceaSVD(nn.Module):
         if dropout.training:
             x = dropout(x)
         if torch.compiler.is_compiling():
-            return add_plainly(result, x, self.U, self.Vh, self._make_gain(x, held))
+            return add_plainly(result, x, *self._trained(), self._make_gain(x, held))
         if torch.is_grad_enabled() or self.training:
             self.watch = None  # an update may follow
-            return add_update(result, x, self.U, self.Vh, self._make_gain(x, held), in_place)
+            return add_update(result, x, *self._trained(), self._make_gain(x, held), in_place)
         kept = held.gains.get((self, x.ndim))
         gain = kept[1] if kept is not None and (settled or self.is_current(kept[0])) else self._keep_gain(x, held)
         return add_update(result, x, self.U, self.Vh, gain, in_place)
+
+    def _trained(self) -> tuple[Tensor, Tensor]:
+        """U and Vh, their shared directions without gradient where they are not trained."""
+        if self.trains_shared or self.sigma is None:
+            return self.U, self.Vh
+        r = len(self.sigma)
+        U = torch.cat([self.U[:, :r].detach(), self.U[:, r:]], dim=1)
+        return U, torch.cat([self.Vh[:r].detach(), self.Vh[r:]])
+
+    @property
+    def shares_scale(self) -> bool:
+        """Whether one scale serves several objectives."""
+        return len(self.scale) < self.num_objectives
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """Those that belong to no objective as a whole: sigma, and a scale that serves several."""
+        scale = [self.scale] if self.shares_scale else []
+        return scale if self.sigma is None else [self.sigma, *scale]
 
     def is_current(self, watch: Watch) -> bool:
         """Whether what was made under this watch would be the same if it were made now, as far as can be seen."""
