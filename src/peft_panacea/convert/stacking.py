@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -34,9 +35,9 @@ OTHERS = ("bias", "lora_bias", "modules_to_save", "trainable_token_indices", "la
 def stack_loras(base_model: nn.Module, loras: Mapping[str, Location], *, shared: Location | None = None) -> PeftModel:
     """One steerable adapter of several LoRA adapters, each of which becomes an objective's own directions.
 
-    At a preference p it adds Σᵢ pᵢ sᵢ Bᵢ Aᵢ to every weight, up to the rounding of float32: a LoRA alone at its vertex, their
-    soup within, and beyond with `extrapolate`. The LoRAs may have different ranks, scales (alpha, rsLoRA, patterns)
-    and layers. What one lacks in rank or layers is there to be trained, and adds nothing before.
+    At a preference p it adds Σᵢ pᵢ sᵢ Bᵢ Aᵢ to every weight, up to the rounding of float32: one LoRA at its vertex,
+    their soup within, and beyond with `extrapolate`. The LoRAs may have different ranks, scales (alpha, rsLoRA,
+    patterns) and layers. What one lacks in rank or layers is there to be trained, and adds nothing before.
 
     A layer's scale, U and V of an objective get one magnitude, so that one learning rate moves them alike.
 
@@ -52,7 +53,7 @@ def stack_loras(base_model: nn.Module, loras: Mapping[str, Location], *, shared:
         TypeError: an argument of another kind.
         ValueError: an adapter is no LoRA, has something that a sum of products has no place for (DoRA and other
             variants, biases, modules saved in full, layers that are not linear), was made by changing the base
-            model's weights (PiSSA and others), or has tensors that do not fit the model. `base_model` is unchanged then.
+            model's weights (PiSSA and others), or has tensors that do not fit the model. `base_model` is unchanged.
         OSError: there is no adapter.
     """
     if isinstance(base_model, PeftModel) or any(isinstance(m, BaseTunerLayer) for m in base_model.modules()):
@@ -60,7 +61,10 @@ def stack_loras(base_model: nn.Module, loras: Mapping[str, Location], *, shared:
     if not isinstance(loras, Mapping) or not loras:
         raise TypeError(f"`loras` must map objectives to folders or names on the Hub, but got {loras!r}.")
     configs = {f"`loras[{name!r}]`": _checked(f"`loras[{name!r}]`", path) for name, path in loras.items()}
-    of_objectives = [_factors(base_model, what, loras[name], configs[what]) for name, what in zip(loras, configs)]
+    of_objectives = [
+        _factors(base_model, what, path, config)
+        for path, (what, config) in zip(loras.values(), configs.items(), strict=True)
+    ]
     of_shared = {} if shared is None else _factors(base_model, "`shared`", shared, _checked("`shared`", shared))
     layers = [
         name for name, _ in base_model.named_modules() if any(name in found for found in (*of_objectives, of_shared))
@@ -76,7 +80,7 @@ def stack_loras(base_model: nn.Module, loras: Mapping[str, Location], *, shared:
     model = get_peft_model(base_model, config)
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, PanaceaLayer):
-            (svd,) = module.panacea_svd.values()
+            svd: Any = module.panacea_svd["default"]
             _fill(svd, of_shared.get(name), [found.get(name) for found in of_objectives])
     return model
 
@@ -118,7 +122,7 @@ def _checked(what: str, path: Location) -> LoraConfig:
 
 
 def _factors(base_model: nn.Module, what: str, path: Location, config: LoraConfig) -> dict[str, Factors]:
-    """s B and A of each layer, as PEFT loads them."""
+    """Of each layer the products of a LoRA, s B and A, as PEFT loads them."""
     # A model of the same parameters, in modules of its own, into which PEFT may put what it likes.
     tensors = [*base_model.parameters(), *base_model.buffers()]
     trained = [tensor for tensor in tensors if tensor.requires_grad]
@@ -128,7 +132,8 @@ def _factors(base_model: nn.Module, what: str, path: Location, config: LoraConfi
         model = PeftModel(twin, config, "lora", low_cpu_mem_usage=True)
         loaded = model.load_adapter(os.fspath(path), "lora", low_cpu_mem_usage=True)
     except RuntimeError as error:
-        raise ValueError(f"{what} must fit `base_model`, but {path} does not: {error}") from None
+        first = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{what} must fit `base_model`, but of {path} there is a {first}") from None
     finally:
         for tensor in trained:
             tensor.requires_grad_(True)
