@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from conftest import llama, randomise, steered, t5
 from peft_panacea import PanaceaConfig
+from peft_panacea.completions import sample
 from peft_panacea.front import Front, evaluate_base, evaluate_front
 from peft_panacea.front.answers import SteeredModel
 from peft_panacea.rewards import Brevity, conciseness, dialogue_share, length, sentence_length
@@ -534,3 +535,15 @@ def test_the_base_model_alone_goes_on_from_its_record(tmp_path):
     assert asked == [None] * 4
     assert np.array_equal(evaluate_base(model, PROMPTS, REWARDS, **options), first)
     assert asked == [None] * 4
+
+
+def test_preferences_off_the_simplex_when_asked_for(model, tokenizer):
+    options, beyond = {"tokenizer": tokenizer, "base": False, **TEXT}, [4.0, -3.0]
+    with pytest.raises(ValueError, match="must have 2 non-negative entries that sum to 1"):
+        evaluate_front(model, PROMPTS, REWARDS, [beyond], **options)
+    front = evaluate_front(model, PROMPTS, REWARDS, [beyond, [0.5, 0.5]], extrapolate=True, **options)
+    with model.preference(beyond, extrapolate=True):
+        texts = sample(model, tokenizer, PROMPTS, **TEXT).texts
+    expected = np.stack([reward(texts, prompts=PROMPTS) for reward in REWARDS.values()], axis=1)
+    np.testing.assert_allclose(front.scores[0], expected)
+    assert (front.scores[0] != front.scores[1]).any()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -66,13 +66,19 @@ class SteeredFunction:
 class SteeredModel:
     """A decoder-only `PeftModel` with a Panacea adapter; its mode and its preference are left as they are.
 
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        generation: Options of `generate`.
+        extrapolate: Whether preferences may be off the simplex.
+
     Raises:
         TypeError: the model is something else.
         ValueError: it is an encoder-decoder, or the tokenizer has no padding token.
         RuntimeError: an adapter is merged.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, generation: dict[str, Any]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, generation: dict[str, Any], *, extrapolate: bool = False) -> None:
         if not (isinstance(model, PeftModel) and hasattr(model, "set_preference")):
             raise TypeError(
                 "`model` must be a `PeftModel` with a Panacea adapter, or a function, but got a "
@@ -82,7 +88,7 @@ class SteeredModel:
             raise RuntimeError("`model` must not be merged, but it is; call `unmerge_adapter` first.")
         check_can_sample(model, tokenizer)
         self.model, self.tokenizer, self.generation = model, tokenizer, generation
-        self.objectives = get_objectives(model)
+        self.extrapolate, self.objectives = extrapolate, get_objectives(model)
         # In half precision a cached step rounds otherwise than a whole forward, and other rows beside it do so too:
         # KL, the small difference of two log-probabilities, is then measured by two forwards that are alike.
         self.is_half = model.dtype in (torch.bfloat16, torch.float16)
@@ -110,11 +116,11 @@ class SteeredModel:
     def __call__(self, prompts: list[Prompt], preferences: Array | None) -> Answers:
         """Complete B prompts under their preferences [B, m], or without the adapter if None."""
         with eval_mode(self.model):
-            with self.model.disable_adapter() if preferences is None else nullcontext():
-                answers = sample(self.model, self.tokenizer, prompts, preferences, **self.generation)
+            with self._under(preferences):
+                answers = sample(self.model, self.tokenizer, prompts, **self.generation)
                 steered = answers.log_probabilities
                 if steered is None or self.is_half:
-                    steered = log_probabilities(self.model, answers, preferences)
+                    steered = log_probabilities(self.model, answers)
             with self.model.disable_adapter():
                 if preferences is None:
                     base = steered
@@ -129,6 +135,11 @@ class SteeredModel:
             "KL": (steered - base).sum(1).tolist(),
         }
         return Answers(answers.texts, effects, {"completion_ids": answers.token_ids, "ended": answers.ended})
+
+    def _under(self, preferences: Array | None) -> AbstractContextManager[Any]:
+        if preferences is None:
+            return self.model.disable_adapter()
+        return self.model.preference(preferences, self.model.active_adapter, extrapolate=self.extrapolate)
 
 
 def name_of(function: Any) -> str:

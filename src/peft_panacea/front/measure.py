@@ -40,6 +40,7 @@ def evaluate_front(
     batch_size: int = 64,
     seed: int = 0,
     base: bool = True,
+    extrapolate: bool = False,
     record: str | Path | None = None,
     details: Mapping[str, Any] | None = None,
     **generation: Any,
@@ -70,6 +71,7 @@ def evaluate_front(
         seed: Of the sampling; torch's own generator is left as it was.
         base: Whether to measure the model without its adapter as well. Its scores then are the front's `base`, and
             mean and standard deviation of its completions' scores the `normalisation`, unless one score never changes.
+        extrapolate: Whether preferences may be off the simplex.
         record: A JSON-lines file to which completions and scores are appended as they come. The same call again goes
             on where the last one stopped, on any number of processes. The file of another adapter or other arguments
             is refused; of functions nothing is known but their name, of a base model its path.
@@ -102,6 +104,7 @@ def evaluate_front(
         samples=samples,
         batch_size=batch_size,
         seed=seed,
+        extrapolate=extrapolate,
         record=record,
         **generation,
     )
@@ -149,6 +152,7 @@ def _measured(
     samples: int = 1,
     batch_size: int = 64,
     seed: int = 0,
+    extrapolate: bool = False,
     record: str | Path | None = None,
     **generation: Any,
 ) -> tuple[Mapping[Item, Numbers], dict[str, Any]]:
@@ -165,7 +169,7 @@ def _measured(
             raise ValueError(f"`columns` must have names other than {', '.join(GIVEN)}, but got {name!r}.")
         if len(column) != len(prompts):
             raise ValueError(f"`columns[{name!r}]` must have {len(prompts)} values, but got {len(column)}.")
-    answer = _answerer(model, tokenizer, generation, list(rewards))
+    answer = _answerer(model, tokenizer, generation, list(rewards), extrapolate)
     settings = {
         "prompts": _digest([list(prompts), {k: list(v) for k, v in columns.items()}] if columns else list(prompts)),
         "rewards": {objective: name_of(reward) for objective, reward in rewards.items()},
@@ -204,13 +208,13 @@ def _measured(
 
 
 def _answerer(
-    model: Any, tokenizer: Any, generation: dict[str, Any], objectives: list[str]
+    model: Any, tokenizer: Any, generation: dict[str, Any], objectives: list[str], extrapolate: bool
 ) -> SteeredModel | SteeredFunction:
     if not isinstance(model, torch.nn.Module):
         if generation:
             raise TypeError(f"`generation` must be empty for a function, but got {', '.join(generation)}.")
         return SteeredFunction(model)
-    steered = SteeredModel(model, tokenizer, generation)
+    steered = SteeredModel(model, tokenizer, generation, extrapolate=extrapolate)
     if set(steered.objectives) == set(objectives) and steered.objectives != objectives:
         raise ValueError(f"`rewards` must be in the adapter's order {steered.objectives}, but got {objectives}.")
     return steered
