@@ -65,6 +65,9 @@ class PreferenceArguments:
             "losses are steered; 0 tries nothing. Rewards need none: their log looks at the completions of training."
         },
     )
+    trained_objectives: list[str] | None = field(
+        default=None, metadata={"help": "Objectives whose own directions are trained; all if not given."}
+    )
 
     def __post_init__(self) -> None:
         for name, allowed in (
