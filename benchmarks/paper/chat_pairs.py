@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from chat import Chat, read
+from experiment import under
 from peft_panacea.completions import encode, log_probabilities
 from peft_panacea.front import Front
 from peft_panacea.simplex import simplex_grid
@@ -93,14 +94,26 @@ class ChatPairs(Chat):
         with model.disable_adapter():
             reference = self._likelihood(model, prompts)
         each = [self._likelihood(model, prompts, preference=p) for p in np.asarray(preferences, dtype=float)]
-        return self._front(prompts, preferences, reference, each, base)
+        return self._front(prompts, preferences, [reference] * len(each), each, base)
 
     def prompted(self, wording: Any, preferences: Any, prompts: list[str] | None = None) -> Front:
         """The front of the base model with the preference in its system prompt."""
         prompts, model = prompts or self.test, self.base_model().eval()
-        told = [wording(self.objectives, weights) for weights in np.asarray(preferences, dtype=float).tolist()]
+        told = self._told(wording, preferences)
         each = [self._likelihood(model, prompts, system=text) for text in told]
-        return self._front(prompts, preferences, self._likelihood(model, prompts), each, base=False)
+        return self._front(prompts, preferences, [self._likelihood(model, prompts)] * len(each), each, base=False)
+
+    def conditioned(self, model: Any, wording: Any, preferences: Any) -> Front:
+        """The front of a model that was trained to read the preference; its reference reads it, too, untrained."""
+        model.eval()
+        told = self._told(wording, preferences)
+        each = [self._likelihood(model, self.test, system=text) for text in told]
+        with model.disable_adapter():
+            references = [self._likelihood(model, self.test, system=text) for text in told]
+        return self._front(self.test, preferences, references, each, base=False)
+
+    def _told(self, wording: Any, preferences: Any) -> list[str]:
+        return [wording(self.objectives, weights) for weights in np.asarray(preferences, dtype=float).tolist()]
 
     @torch.no_grad()
     def _likelihood(
@@ -115,16 +128,16 @@ class ChatPairs(Chat):
             asked = [[{"role": "user", "content": question}] for question, _ in some]
             asked = asked if system is None else [asked_for(prompt, system) for prompt in asked]
             batch = encode(self.tokenizer, asked, [text for _, text in some])
-            with torch.autocast(self.device, torch.bfloat16):
-                found.append(log_probabilities(model, batch, preference).sum(1))
+            with torch.autocast(self.device, torch.bfloat16), under(model, preference):
+                found.append(log_probabilities(model, batch).sum(1))
         return dict(zip(keys, torch.cat(found).tolist(), strict=True))
 
     def _front(
-        self, prompts: list[str], preferences: Any, reference: dict[Any, float], each: list[Any], base: bool
+        self, prompts: list[str], preferences: Any, references: list[Any], each: list[Any], base: bool
     ) -> Front:
         answers = {**self.answers["test"], **self.answers["dev"]}
         scores = np.empty((len(each), len(prompts), 2))
-        for k, own in enumerate(each):
+        for k, (own, reference) in enumerate(zip(each, references, strict=True)):
             gain = {key: own[key] - reference[key] for key in reference}
             for p, question in enumerate(prompts):
                 pairs = list(combinations(answers[question].items(), 2))

@@ -1,6 +1,7 @@
 """The common ground of all experiments: what one says about itself, and how one adapter is trained."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,7 +87,19 @@ class Experiment:
 
     def train_one(self, fixed: list[float] | None, settings: Settings, steps: int, seed: int) -> PeftModel:
         """Panacea, or with a fixed preference one separate model, trained with TRL's own trainer."""
-        options = {
+        options = self.options(fixed, settings, steps, seed)
+        set_seed(seed)
+        model = self.adapted(fixed, settings)
+        if fixed is None:
+            trainer = self.panacea(model, preference_args=settings.preferences(), **options)
+        else:
+            trainer = self.separate(model, **options)
+        trainer.train()
+        return trainer.model
+
+    def options(self, fixed: list[float] | None, settings: Settings, steps: int, seed: int) -> dict[str, Any]:
+        """What every trainer is given but the model."""
+        return {
             "args": self.arguments(
                 fixed,
                 output_dir="runs/paper/unused",
@@ -103,11 +116,8 @@ class Experiment:
             "processing_class": self.tokenizer,
             "callbacks": [IterateAverage()] if settings.averaging else [],
         }
-        set_seed(seed)
-        model = self.adapted(fixed, settings)
-        if fixed is None:
-            trainer = self.panacea(model, preference_args=settings.preferences(), **options)
-        else:
-            trainer = self.separate(model, **options)
-        trainer.train()
-        return trainer.model
+
+
+def under(model: PeftModel, preference: Any) -> AbstractContextManager[None]:
+    """Within the block a steerable adapter is at this preference, off the simplex too."""
+    return nullcontext() if preference is None else model.preference(preference, extrapolate=True)

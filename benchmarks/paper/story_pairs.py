@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from experiment import under
 from peft_panacea.completions import encode, log_probabilities, sample
 from peft_panacea.front import Front
 from peft_panacea.rewards import Brevity, Valence
@@ -105,7 +106,8 @@ class StoryPairs(Stories):
 
         def likelihood(preference: Any = None) -> np.ndarray:
             """Of each answer given its prompt, nats, [P, answers]."""
-            found = [log_probabilities(model, batch, preference).sum(1) for batch in batches]
+            with under(model, preference):
+                found = [log_probabilities(model, batch).sum(1) for batch in batches]
             return torch.cat(found).reshape(len(prompts), ANSWERS).numpy()
 
         model.eval()

@@ -49,5 +49,5 @@ class StoryRewards(ByRewards, Stories):
     def front(self, model: Any, preferences: Any, *, base: bool = False, prompts: list[str] | None = None) -> Front:
         return evaluate_front(
             model, prompts or self.test[:64], self.rewards, preferences,
-            tokenizer=self.tokenizer, samples=4, batch_size=256, base=base, max_new_tokens=TOKENS,
+            tokenizer=self.tokenizer, samples=4, batch_size=256, base=base, extrapolate=True, max_new_tokens=TOKENS,
         )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from experiment import under
 from peft_panacea.completions import encode, log_probabilities
 from peft_panacea.front import Front
 from peft_panacea.simplex import PreferenceSampler, simplex_grid
@@ -113,7 +114,8 @@ class StyledStories(Stories):
         columns = []
         for style in self.objectives:
             rows = encode(self.tokenizer, prompts, [self.completion(p, style) for p in prompts], max_length=LENGTH)
-            log_p = log_probabilities(model, rows, preference)
+            with under(model, preference):
+                log_p = log_probabilities(model, rows)
             columns.append((log_p.sum(1) / rows.completion.sum(1)).numpy())
         return np.stack(columns, axis=1)
 
