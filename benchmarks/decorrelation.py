@@ -161,19 +161,16 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     said = [f"| updates | measure | {' | '.join(others)} |", "|---" * (2 + len(others)) + "|"]
     for size, measure in dict.fromkeys((r["size"], r["measure"]) for r in found):
         own = [r for r in found if (r["size"], r["measure"]) == (size, measure)]
-        cells = " | ".join(f"{number(r['mean'])} ± {number(r['std'])}" for r in own)
+        cells = " | ".join(f"{r['mean']:.3g} ± {r['std']:.1g}" for r in own)
         said.append(f"| {size} | `{measure}` | {cells} |")
-    costs = [f"| model | adapted layers | DPO step | {' | '.join(f'`{kind}`' for kind in MEASURES)} |"]
-    costs.append("|---" * (3 + len(MEASURES)) + "|")
+    costs = [f"| model | adapted layers | DPO step | with `hsic` | {' | '.join(f'`{kind}`' for kind in MEASURES)} |"]
+    costs.append("|---" * (4 + len(MEASURES)) + "|")
     for row in report["cost"]:
         median = {side: quartile[1] for side, quartile in row["seconds"].items()}
         cells = " | ".join(f"{1e3 * median[kind]:.0f} ms, {median[kind] / median['step']:.1%}" for kind in MEASURES)
-        costs.append(f"| {row['model']} | {row['layers']} | {median['step']:.2f} s | {cells} |")
+        both = f"{median['step']:.2f} s | {median['step, hsic']:.2f} s"
+        costs.append(f"| {row['model']} | {row['layers']} | {both} | {cells} |")
     return {"estimators": "\n".join(said), "cost": "\n".join(costs)}
-
-
-def number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}"
 
 
 def main() -> None:

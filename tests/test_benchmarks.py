@@ -342,6 +342,13 @@ def test_coordinates_tables():
         assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
 
 
+def test_decorrelation_tables():
+    decorrelation = load_script(ROOT / "benchmarks" / "decorrelation.py")
+    page = decorrelation.PAGE.read_text(encoding="utf-8")
+    for name, content in decorrelation.tables(json.loads(decorrelation.RESULT.read_text(encoding="utf-8"))).items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
 def test_first_steps():
     """A reward that follows its weight from the ninth step on, of two that never do and always do."""
     rng = np.random.default_rng(0)
