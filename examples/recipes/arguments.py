@@ -1,4 +1,4 @@
-"""The flags that the three recipes share, and the data that they name."""
+"""The flags that all recipes share, and the data that they name."""
 
 import random
 from collections.abc import Iterator
@@ -109,20 +109,23 @@ class RecipeArguments:
             raise ValueError(f"`--data` must have a column `prompt`, but {self.data} has {rows.column_names}.")
         return rows.select_columns("prompt")
 
-    def split(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset | None]:
+    def split(self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, *more: int) -> list[Dataset | None]:
         """The rows for training, and those of the held-out prompts (rows, where there are none), always the same.
 
-        Both as conversations, if the model answers them through its chat template.
+        Behind them those of as many further prompts as `more` says. All as conversations, if the model answers them
+        through its chat template.
         """
         has_prompts = "prompt" in rows.column_names
         keys = list(map(str, rows["prompt"] if has_prompts else range(len(rows))))
         unique = list(dict.fromkeys(keys))
-        if self.held_out >= len(unique):
-            raise ValueError(
-                f"`--held_out` must be below {len(unique)}, of which it is kept, but got {self.held_out}."
-            )
+        left = len(unique) - sum(more)
+        if self.held_out >= left:
+            raise ValueError(f"`--held_out` must be below {left}, of which it is kept, but got {self.held_out}.")
         random.Random(0).shuffle(unique)
-        test = set(unique[: self.held_out])
+        part = dict.fromkeys(unique, 0)
+        for number, size in enumerate((self.held_out, *more), start=1):
+            part |= dict.fromkeys(unique[:size], number)
+            unique = unique[size:]
         first, plain = (rows[0]["prompt"], self.plain) if has_prompts else ("", True)
         if data.is_chat(first, tokenizer, plain=plain, system_prompt=self.system_prompt):
             if isinstance(first, str):
@@ -130,5 +133,5 @@ class RecipeArguments:
                     "The model has a chat template, and each text is asked as a user's message (--plain: it is not)."
                 )
             rows = rows.map(partial(data.chat_row, system_prompt=self.system_prompt), desc="as conversations")
-        train, held_out = ([i for i, key in enumerate(keys) if (key in test) == wanted] for wanted in (False, True))
-        return rows.select(train), rows.select(held_out) if held_out else None
+        indices = ([i for i, key in enumerate(keys) if part[key] == number] for number in range(len(more) + 2))
+        return [rows.select(found) if found else None for found in indices]

@@ -9,13 +9,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PACKAGE = Path(find_spec("peft_panacea").origin).parent
+SHARED = (HERE / "blocks.py", HERE / "search.py", PACKAGE / "training" / "decorrelation.py")
 DOCS = "https://huggingface.co/docs/trl/{}_trainer#trl.{}Config"
 
 
 def answer_help(purpose: str, trainer: str, *own: str) -> None:
     """With `--help`, print what a recipe does and its flags, and exit; `--help_all` is left to TRL's parser.
 
-    `trainer` is TRL's, such as DPO, and `own` the classes of flags that the running script has for itself.
+    `trainer` is TRL's, such as DPO, and `own` the further classes of flags, of the running script or of `SHARED`.
     """
     if "--help_all" in sys.argv:
         sys.argv[sys.argv.index("--help_all")] = "--help"
@@ -24,7 +25,10 @@ def answer_help(purpose: str, trainer: str, *own: str) -> None:
         return
     adapter = {name: default for name, _, default, _ in fields(PACKAGE / "tuner" / "config.py", "PanaceaConfig")}
     groups = [("The recipe, its data and its adapter", HERE / "arguments.py", "RecipeArguments")]
-    groups += [("This recipe alone", Path(sys.argv[0]), name) for name in own]
+    for name in own:
+        files = (Path(sys.argv[0]), *SHARED)
+        path = next(path for path in files if f"class {name}" in path.read_text(encoding="utf-8"))
+        groups.append((f"Of {path.name}" if path in SHARED else "This recipe alone", path, name))
     groups += [("Preferences", PACKAGE / "training" / "arguments.py", "PreferenceArguments")]
     print(f"{purpose.strip()}\n\n--config FILE.yaml gives any of the flags; those behind it have precedence.")
     for title, path, name in groups:
@@ -44,7 +48,9 @@ def fields(path: Path, name: str) -> Iterator[tuple[str, str, str, str]]:
     for node in next(one for one in classes if one.name == name).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Call):
             said = {keyword.arg: keyword.value for keyword in node.value.keywords}
-            default = ast.unparse(said["default"]) if "default" in said else ""
+            default = (
+                "none" if "default_factory" in said else ast.unparse(said["default"]) if "default" in said else ""
+            )
             kind = ast.unparse(node.annotation)
             choices = kind.partition("Literal[")[2].partition("]")[0].replace("'", "").replace(", ", ",")
             values = f" {{{choices}}}" if choices else " …" if kind.startswith("list[") else ""

@@ -48,7 +48,7 @@ class RewardArguments(RecipeArguments):
     """The flags of every recipe and those of RL alone."""
 
     rewards: list[str] = field(
-        default_factory=list, metadata={"help": "A reward per objective, see `peft_panacea.rewards.load_reward`."}
+        kw_only=True, metadata={"help": "A reward per objective, see `peft_panacea.rewards.load_reward`."}
     )
     normalisation_prompts: int = field(
         default=64, metadata={"help": "Prompts for the rewards' mean and standard deviation; 0: rewards as they are."}

@@ -12,12 +12,18 @@ import pytest
 
 from conftest import load_script
 from peft_panacea import PanaceaConfig
-from peft_panacea.training import PreferenceArguments
+from peft_panacea.training import DecorrelationArguments, PreferenceArguments
 from small_chat import conversations, save_chat_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPES = EXAMPLES / "recipes"
 SCRIPTS = ["data/answers.py", "data/reward_model.py"]
+OWN_FLAGS = {
+    "rlhf.py": "RewardArguments",
+    "soups.py": "SoupArguments",
+    "mva.py": "MVAArguments",
+    "peo.py": "PEOArguments",
+}
 SLOW = ("torch", "transformers", "trl", "peft", "datasets")
 
 
@@ -47,6 +53,7 @@ def test_help_of_a_script_imports_nothing_slow(script):
 @pytest.mark.parametrize(
     ("script", "words", "config"),
     [("sft.py", [], "SFTConfig"), ("dpo.py", [], "DPOConfig"), ("rlhf.py", [], "RLOOConfig")]
+    + [(script, [], "DPOConfig") for script in OWN_FLAGS if script != "rlhf.py"]
     + [("rlhf.py", [name], f"{name.upper()}Config") for name in ("grpo", "rloo")],
 )
 def test_help_of_a_recipe_lists_our_flags_and_their_defaults(script, words, config, monkeypatch):
@@ -56,16 +63,22 @@ def test_help_of_a_recipe_lists_our_flags_and_their_defaults(script, words, conf
     monkeypatch.syspath_prepend(str(RECIPES))
     listed = {line.split()[0][2:]: line for line in printed.splitlines() if line.startswith("  --")}
     classes = [load_script(RECIPES / "arguments.py").RecipeArguments, PreferenceArguments]
-    if script == "rlhf.py":
-        monkeypatch.setattr(sys, "argv", ["rlhf.py", "rloo"])
-        classes.append(load_script(RECIPES / script).RewardArguments)
+    if script in OWN_FLAGS:
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        classes.append(getattr(load_script(RECIPES / script), OWN_FLAGS[script]))
+    if script == "mva.py":
+        classes.append(DecorrelationArguments)
     fields = {field.name: field.default for one in classes for field in dataclasses.fields(one)}
+    lists = {field.name for one in classes for field in dataclasses.fields(one) if field.default_factory is list}
     assert listed.keys() == fields.keys()
     for name, default in fields.items():
         if default is None:
             default = getattr(PanaceaConfig, name, None)
         shown = listed[name].rpartition("  ")[2]
-        assert shown == ("(must be given)" if default is dataclasses.MISSING else f"[{default!r}]")
+        if name in lists:
+            assert shown == "[none]"
+        else:
+            assert shown == ("(must be given)" if default is dataclasses.MISSING else f"[{default!r}]")
 
 
 def test_all_flags_are_listed_when_asked_for():
@@ -98,6 +111,7 @@ def mistake(monkeypatch, tmp_path):
 
 
 MODEL = "--model_name_or_path model --objectives a b --output_dir run"
+BLOCKS = f"{MODEL} --data rows.json --held_out 2 --validation 2"
 RL = f"rloo {MODEL} --held_out 2"
 
 
@@ -135,6 +149,29 @@ RL = f"rloo {MODEL} --held_out 2"
             "`scaling` must be a positive number or 'paper'",
         ),
         ("recipes/dpo.py", f"{MODEL} --data rows.json --preference_per step", ""),
+        ("recipes/soups.py", f"{BLOCKS} --rewards length", "`--rewards` must be one for each of ['a', 'b'], but got"),
+        ("recipes/soups.py", f"{BLOCKS} --paper", "`--r` must be 0 where each objective is trained for itself, but"),
+        (
+            "recipes/soups.py",
+            f"{BLOCKS} --validation 0",
+            "`--validation` must be at least 1 in this recipe, but got 0",
+        ),
+        (
+            "recipes/soups.py",
+            f"{BLOCKS} --validation 4",
+            "`--held_out` must be below 2, of which it is kept, but got 2",
+        ),
+        ("recipes/soups.py", f"{BLOCKS} --trained_objectives a", "`--trained_objectives` must not be given"),
+        ("recipes/soups.py", f"{BLOCKS} --loras a=x", "`--loras` must be NAME=FOLDER for each of ['a', 'b'], but got"),
+        ("recipes/mva.py", f"{BLOCKS} --earlier a", "`--earlier` must not be given"),
+        ("recipes/mva.py", f"{BLOCKS} --grid_steps 0", "`--grid_steps` must be at least 1, but got 0"),
+        ("recipes/mva.py", f"{BLOCKS} --highest 0", "`--highest` must be above 0, but got 0.0"),
+        (
+            "recipes/peo.py",
+            f"{BLOCKS} --highest 0.5",
+            "`--highest` must be at least 1, of at least two objectives, but",
+        ),
+        ("recipes/peo.py", f"{BLOCKS} --objectives 3d b", "`named_preferences` must have names of letters"),
         ("data/answers.py", f"{MODEL} --data prompts.json --rewards length", ""),
         ("data/answers.py", f"{MODEL} --data none.json --rewards length length", "No such file or directory"),
         ("data/answers.py", f"{MODEL} --data prompts.json --rewards length long", "`spec` must be one of"),

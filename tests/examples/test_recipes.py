@@ -126,6 +126,12 @@ def test_held_out_prompts_are_not_trained_on(answers):
     assert len(set(held_out["prompt"])) == 3
     assert not set(train["prompt"]) & set(held_out["prompt"])
     assert len(train) + len(held_out) == len(arguments.rows())
+    parts = arguments.split(arguments.rows(), word_tokenizer(chat_template=None), 4)
+    prompts = [set(part["prompt"]) for part in parts]
+    assert parts[1].to_list() == held_out.to_list()
+    assert len(prompts[2]) == 4
+    assert sum(map(len, prompts)) == len(set().union(*prompts))
+    assert sum(map(len, parts)) == len(arguments.rows())
 
 
 def test_the_lexicon_is_the_grammars():
@@ -135,7 +141,7 @@ def test_the_lexicon_is_the_grammars():
     assert {word for word, value in rows.items() if value == "-1.0"} == grammar.GLOOMY
 
 
-@pytest.mark.parametrize("script", ["sft.py", "dpo.py", "rlhf.py"])
+@pytest.mark.parametrize("script", ["sft.py", "dpo.py", "rlhf.py", "soups.py", "mva.py", "peo.py"])
 def test_recipes_are_read_in_one_sitting(script):
     lines = len((FOLDER / script).read_text().splitlines())
     assert lines < 150
