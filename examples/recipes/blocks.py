@@ -83,9 +83,14 @@ class Blocks:
         """
         args, config = copy.copy(self.args), self.recipe.peft_config()
         args.output_dir = str(output)
+        args.dataloader_persistent_workers = False  # loaders would be kept by name, and each name has two splits
         if start is not None:
-            config = PanaceaConfig.from_pretrained(start)
+            config, names = PanaceaConfig.from_pretrained(start), self.recipe.objectives
             config.inference_mode = False
+            if config.objective_names != names:
+                raise SystemExit(
+                    f"`--objectives` must be those of {start}, {config.objective_names}, but got {names}."
+                )
         set_seed(args.seed)  # of a new adapter
         trainer = kind(
             model=self.recipe.model_name_or_path,
@@ -125,6 +130,7 @@ class Blocks:
                 trainer = self.trainer(folder, last, self.train_rows, kind, **further)
                 train(trainer)
                 trainer.save_state()
+                trainer.accelerator.wait_for_everyone()  # all read what one has written
                 del trainer
                 gc.collect()  # trainers are full of cycles, and the next one loads a model beside this one's
             last = folder
@@ -134,8 +140,10 @@ class Blocks:
         """LoRA adapters that there are in place of training, and the folder of the adapter that has them all."""
         folder = self.output / "loras"
         with in_one_sentence():
-            base = AutoModelForCausalLM.from_pretrained(self.recipe.model_name_or_path, dtype=self.recipe.dtype)
-            stack_loras(base, loras).save_pretrained(folder)
+            if self.args.process_index == 0:
+                base = AutoModelForCausalLM.from_pretrained(self.recipe.model_name_or_path, dtype=self.recipe.dtype)
+                stack_loras(base, loras).save_pretrained(folder)
+        self.args.distributed_state.wait_for_everyone()
         return folder
 
     def score(self, trainer: BlockTrainer, preferences: Tensor, split: str) -> Front:

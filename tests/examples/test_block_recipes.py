@@ -88,6 +88,8 @@ def test_each_objective_is_trained_for_itself_and_only_once(recipe, tmp_path):
     recipe("soups.py", tmp_path, "--joint_steps", 1, "--front_steps", 1)
     assert (first / WEIGHTS).stat().st_mtime_ns == when
     assert (tmp_path / WEIGHTS).read_bytes() == whole
+    with pytest.raises(SystemExit, match="`--objectives` must be those of "):
+        recipe("soups.py", tmp_path, "--objectives", "brief", "happy")
     joint = tmp_path / "joint"
     assert not any(same(of_objective(joint, i), of_objective(tmp_path, i)) for i in range(2))
     assert len(Front.from_json(joint / "front.json").preferences) == 2
