@@ -40,6 +40,13 @@ def test_a_saved_adapter_says_how_it_is_steered(folder):
     assert "More Information Needed" not in card.text
 
 
+def test_names_of_preferences_stand_in_it(tmp_path, folder):
+    assert "have names" not in (folder / "README.md").read_text()
+    named = {"both": [1.0, 0.75]}
+    steered(llama(), objectives=["kind", "brief"], named_preferences=named).save_pretrained(tmp_path / "named")
+    assert '- `"both"`: kind 1, brief 0.75\n' in (tmp_path / "named" / "README.md").read_text()
+
+
 def test_its_code_works_as_it_stands(folder):
     code = re.search(r"```python\n(import peft_panacea.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
     names: dict = {}

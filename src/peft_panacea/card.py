@@ -55,7 +55,7 @@ import peft_panacea
 model = peft_panacea.load("{name}")
 model.set_preference({preference})
 ```
-
+{named}
 {base}
 
 At one preference the adapter is a plain LoRA of rank {rank}, which `peft-panacea export` writes for programs that know
@@ -204,11 +204,25 @@ def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: d
         objectives=", ".join(f"**{name}**" for name in names),
         name=name or "PATH",
         preference="{" + preference + "}",
+        named=_names(config),
         base=said if base else "Its configuration names no base model.",
         rank=config.r + len(names) * config.preference_rank,
         measured=measured,
         least=least,
         licence=f"The licence of the base model{f' ({known})' if known else ''} holds for what is made with it.",
+    )
+
+
+def _names(config: PanaceaConfig) -> str:
+    """The preferences that have names."""
+    lines = []
+    for name, values in (config.named_preferences or {}).items():
+        weights = ", ".join(f"{o} {v:.4g}" for o, v in zip(config.objective_names, values, strict=True))
+        lines.append(f'- `"{name}"`: {weights}')
+    return (
+        "\n".join(["\nSome preferences have names, as in `model.set_preference(NAME)`:\n", *lines, ""])
+        if lines
+        else ""
     )
 
 

@@ -114,6 +114,20 @@ def test_the_same_model_at_the_preference(server, tokens, adapter):
             torch.testing.assert_close(lora(**tokens).logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_name_of_the_adapters_is_exact_and_may_be_off_the_simplex(server, tokens, adapter):
+    torch.manual_seed(0)
+    steered(llama(), objectives=["a", "b"], named_preferences={"both": [1.004, 0.713]}).save_pretrained(adapter)
+    torch.manual_seed(0)
+    model = PeftModel.from_pretrained(llama(), adapter).eval()
+    (request,) = resolve(server, "chat@both")
+    torch.manual_seed(0)
+    lora = PeftModel.from_pretrained(llama(), request.lora_path).eval()
+    with torch.no_grad(), model.preference([1.004, 0.713], extrapolate=True):
+        torch.testing.assert_close(lora(**tokens).logits, model(**tokens).logits, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"one of the adapter's `named_preferences` \['both'\], but got 'best'"):
+        resolve(server, "chat@best")
+
+
 def test_three_objectives_in_white_coordinates(server, tokens, adapter):
     torch.manual_seed(0)
     more = {"r": 2, "preference_rank": 3, "coordinates": "white"}
