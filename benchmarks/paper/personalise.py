@@ -5,7 +5,7 @@
 Margins of human-labelled pairs are measured once through the adapters that `chat_run.py dpo` left in
 `runs/paper/chat/` (TruthfulQA, two objectives) and one that is trained here (Topical-Chat, five), and kept in
 `runs/personalise/`. The persons then take minutes. Writes `docs/results/personalise.json`, and the tables of
-`docs/personalise.md` from it; `--tables` writes the tables alone.
+`docs/personalise.md` from it; what is in the file is not run again. `--tables` writes the tables alone.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from chat import Chat, read
 from chat_pairs import ChatPairs
 from chat_ratings import ChatRatings
 from chat_run import ADAPTERS
+from peft_panacea.completions import encode, log_probabilities_by_length
 from peft_panacea.personalise import FittedPreference, fit_margins, margins
 from peft_panacea.personalise.posterior import SPREAD
 from public_data import CHAT_PAIRS, OF_CHATS, public_data
@@ -38,6 +39,7 @@ from public_data import CHAT_PAIRS, OF_CHATS, public_data
 ROOT = Path(__file__).resolve().parents[2]
 RESULT, PAGE, KEPT = ROOT / "docs/results/personalise.json", ROOT / "docs/personalise.md", Path("runs/personalise")
 PERSONS, COUNTS, ASKED = 100, (5, 10, 20, 50), (5, 10, 20)
+THIRD = 3
 NOISE = {"TruthfulQA": 4.0, "Topical-Chat": 2.0}  # the strength of persons who decide by labels
 VERSIONS = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers, peft, trl)}
 Array = np.ndarray
@@ -51,12 +53,14 @@ class Pairs:
         labels: [N, m], first answer - second, each objective in units of its own.
         group: [N], 0 or 1: two halves without a common prompt.
         measured: Of each adapter the margins, [N, m].
+        centre: Of the first adapter and every third pair the margins under equal weights.
     """
 
     objectives: list[str]
     labels: Array
     group: Array
     measured: list[Array]
+    centre: Array
 
 
 # Margins
@@ -71,6 +75,25 @@ def kept_margins(name: str, experiment: Chat, adapter: Path, pairs: list[dict[st
             found = [margins(model, part, tokenizer=experiment.tokenizer) for part in tqdm(parts, desc=name)]
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, margins=np.concatenate(found))
+    return np.load(path)["margins"]
+
+
+@torch.no_grad()
+def kept_centre(name: str, experiment: Chat, adapter: Path, pairs: list[dict[str, Any]]) -> Array:
+    """The margins under equal weights, [N], as the adapter has them; the fit takes the mean over the objectives."""
+    path = KEPT / f"{name}_centre.npz"
+    if not path.exists():
+        model = PeftModel.from_pretrained(experiment.base_model(), adapter).eval()
+        model.set_preference([1 / len(experiment.objectives)] * len(experiment.objectives))
+        found = []
+        for pair in tqdm(pairs, desc=f"{name}, centre"):
+            batch = encode(experiment.tokenizer, [pair["prompt"]] * 2, [pair["chosen"], pair["rejected"]])
+            with torch.autocast(experiment.device, torch.bfloat16):
+                steered = log_probabilities_by_length(model, batch)
+                with model.disable_adapter():
+                    chosen, rejected = (steered - log_probabilities_by_length(model, batch)).sum(1).tolist()
+            found.append(chosen - rejected)
+        np.savez(path, margins=np.array(found))
     return np.load(path)["margins"]
 
 
@@ -93,12 +116,9 @@ def truthful(shared: Path) -> Pairs:
         kept_margins(f"truthful_{seed}", experiment, Path(f"runs/paper/chat/dpo/Panacea_{seed}"), pairs)
         for seed in (0, 1, 2)
     ]
-    return Pairs(
-        experiment.objectives,
-        np.array(labels),
-        np.array([row["split"] == "test" for row in some]).astype(int),
-        measured,
-    )
+    centre = kept_centre("truthful_0", experiment, Path("runs/paper/chat/dpo/Panacea_0"), pairs[::THIRD])
+    group = np.array([row["split"] == "test" for row in some]).astype(int)
+    return Pairs(experiment.objectives, np.array(labels), group, measured, centre)
 
 
 def topical(shared: Path) -> Pairs:
@@ -116,7 +136,8 @@ def topical(shared: Path) -> Pairs:
     labels = np.concatenate([experiment.differences[split] for split in splits])
     group = np.repeat([0, 1], [len(experiment.pairs[split]) for split in splits])
     measured = [kept_margins("topical_0", experiment, adapter, pairs)]
-    return Pairs(experiment.objectives, labels / experiment.differences["train"].std(0), group, measured)
+    centre = kept_centre("topical_0", experiment, adapter, pairs[::THIRD])
+    return Pairs(experiment.objectives, labels / experiment.differences["train"].std(0), group, measured, centre)
 
 
 # Persons
@@ -189,6 +210,7 @@ def simulate(name: str, pairs: Pairs) -> dict[str, Any]:
                 for what in ("uniform", "best single", "true weights", "oracle")
             },
         }
+    mean = pairs.measured[0][::THIRD].mean(1)
     correlations = np.mean([np.corrcoef(known.T) for known in pairs.measured], axis=0)
     sizes = np.mean([np.abs(known).mean(0) for known in pairs.measured], axis=0)
     agreement = np.mean([
@@ -201,6 +223,10 @@ def simulate(name: str, pairs: Pairs) -> dict[str, Any]:
         "adapters": len(pairs.measured),
         "scales": [round(float(np.median(np.abs(known))), 3) for known in pairs.measured],
         "mean |margin|": sizes.round(3).tolist(),
+        "centre": {
+            "correlation": round(float(np.corrcoef(pairs.centre, mean)[0, 1]), 3),
+            "slope": round(float(pairs.centre @ mean / (mean @ mean)), 3),
+        },
         "correlations of margins": correlations.round(3).tolist(),
         "correlations of labels": np.corrcoef(pairs.labels.T).round(3).tolist(),
         "accuracy of margins": agreement.round(3).tolist(),
@@ -262,17 +288,32 @@ def collinearity(result: dict[str, Any]) -> str:
             + " | ".join(f"{a:.2f} / {b:.2f}" for a, b in zip(of_margins, of_labels, strict=True))
             + " |"
         )
-    for what in ("mean |margin|", "accuracy of margins", "shares of ties"):
-        lines.append(f"| {what.replace('|', '')} | " + " | ".join(f"{value:.2f}" for value in result[what]) + " |")
+    for label, what in (
+        ("mean size", "mean |margin|"),
+        ("right signs", "accuracy of margins"),
+        ("ties", "shares of ties"),
+    ):
+        lines.append(f"| {label} | " + " | ".join(f"{value:.2f}" for value in result[what]) + " |")
+    return "\n".join(lines)
+
+
+def linearity(results: dict[str, Any]) -> str:
+    lines = ["| | correlation | slope |", "|---|---|---|"]
+    for name, result in results.items():
+        lines.append(f"| {name} | {result['centre']['correlation']:.2f} | {result['centre']['slope']:.2f} |")
     return "\n".join(lines)
 
 
 def tables(results: dict[str, Any]) -> dict[str, str]:
-    found = {"prediction": prediction(results)}
+    found = {"prediction": prediction(results), "linearity": linearity(results)}
     for name, result in results.items():
         found[f"recovery {name}"] = recovery(result)
         found[f"margins {name}"] = collinearity(result)
     return found
+
+
+def read_results() -> dict[str, Any]:
+    return json.loads(RESULT.read_text(encoding="utf-8"))["results"] if RESULT.exists() else {}
 
 
 def main() -> None:
@@ -286,11 +327,14 @@ def main() -> None:
         disable_progress_bars()
         torch.set_num_threads(1)
         kinds: dict[str, Callable[[Path], Pairs]] = {"TruthfulQA": truthful, "Topical-Chat": topical}
-        results = {name: simulate(name, pairs(shared)) for name, pairs in kinds.items()}
         common = {"command": "python benchmarks/paper/personalise.py", "versions": VERSIONS, "persons": PERSONS}
-        RESULT.write_text(json.dumps({**common, "results": results}, indent=1) + "\n", encoding="utf-8")
+        results = read_results()
+        for name, pairs in kinds.items():
+            if name not in results:
+                results[name] = simulate(name, pairs(shared))
+                RESULT.write_text(json.dumps({**common, "results": results}, indent=1) + "\n", encoding="utf-8")
     text = PAGE.read_text(encoding="utf-8")
-    for name, content in tables(json.loads(RESULT.read_text(encoding="utf-8"))["results"]).items():
+    for name, content in tables(read_results()).items():
         new = f"<!-- {name} -->\n{content}\n<!-- end -->"
         text = re.sub(rf"<!-- {name} -->\n.*?<!-- end -->", lambda match, new=new: new, text, flags=re.DOTALL)
     PAGE.write_text(text, encoding="utf-8")
