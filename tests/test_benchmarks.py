@@ -308,6 +308,57 @@ def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
     assert len(tables.tables()[f"chat {name}"].splitlines()) == len(labels) + 2
 
 
+@pytest.mark.filterwarnings("default")
+def test_persons_are_simulated_from_adapters_that_are_there(chat, monkeypatch, tmp_path):
+    path = tmp_path / "data" / "instruct" / "pairs.jsonl.gz"
+    ratings = ["naturalness", "coherence", "engagingness", "groundedness", "understandability"]
+    rng = random.Random(0)
+    with gzip.open(path, "at") as file:
+        for i in range(36):
+            labels = {name: [rng.random(), rng.random()] for name in ratings}
+            row = {"prompt": f"w{i % 12 + 10} w9\n w{i % 12 + 20}", "response_0": f"w{i + 12}", "response_1": "w50"}
+            split = ("train", "dev", "test")[i % 3]
+            file.write(json.dumps({**row, "labels": labels, "source": "topical_chat_usr", "split": split}) + "\n")
+    chat("dpo", "--methods", "Panacea")
+    for seed in (1, 2):
+        shutil.copytree("runs/paper/chat/dpo/Panacea_0", f"runs/paper/chat/dpo/Panacea_{seed}")
+
+    personalise = import_module("personalise")
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("recovery Topical-Chat", "prediction")))
+    for name, value in {
+        "PERSONS": 2,
+        "COUNTS": (3,),
+        "ASKED": (2,),
+        "RESULT": tmp_path / "p.json",
+        "PAGE": page,
+    }.items():
+        monkeypatch.setattr(personalise, name, value)
+    monkeypatch.setattr(personalise.ChatRatings, "steps", 2)
+    monkeypatch.setattr(personalise.ChatRatings, "precision", {"bf16": False, "use_cpu": True})
+    monkeypatch.setattr(sys, "argv", ["personalise.py", "--shared", str(tmp_path)])
+    personalise.main()
+    found = personalise.read_results()
+    assert found.keys() == {"TruthfulQA", "Topical-Chat"}
+    for result in found.values():
+        for persons in result["persons"].values():
+            assert 0 <= persons["fits"]["asked"]["2"]["held"][0] <= 1
+    assert "| by labels | 2 | asked |" in page.read_text()
+    (tmp_path / "p.json").unlink()
+    monkeypatch.setattr(personalise, "margins", lambda *_, **__: pytest.fail("measured again"))
+    personalise.main()
+    assert personalise.read_results() == found
+
+
+def test_personalisation_tables():
+    personalise = import_module("personalise")
+    page = personalise.PAGE.read_text(encoding="utf-8")
+    for name, content in personalise.tables(
+        json.loads(personalise.RESULT.read_text(encoding="utf-8"))["results"]
+    ).items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
 def test_an_unknown_method_is_named(chat):
     with pytest.raises(SystemExit, match=r"`--methods` must be among .* but got 'magic'"):
         chat("dpo", "--methods", "magic")
