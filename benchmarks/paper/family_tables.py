@@ -60,13 +60,19 @@ def table(folder: Path) -> str:
     lines = [f"| method | seeds | {' | '.join(heads)} |", "|---|---:|" + "---|" * len(heads)]
     for method, several in by_method.items():
         cells = [f"{np.mean([len(front.preferences) for front in several]):.0f}"]
-        cells += [cell(several, "hypervolume", None), cell(several, "hypervolume", point)]
+        cells += [hypervolume(several, None), hypervolume(several, point)]
         cells += [f"{np.mean([front.values[:, i].max() for front in several]):.2f}" for i in range(len(objectives))]
         known = [front.details["interference"] for front in several if "interference" in front.details]
         for name in ("cosine", "dependence"):
             cells.append(f"{np.mean([of_one[name][0][1] for of_one in known]):.2f}" if known else "")
         lines.append(f"| {method} | {len(several)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def hypervolume(several: list[Front], reference: np.ndarray | None) -> str:
+    if len(several) == 1 and several[0].scores.shape[1] == 1:  # a mean over prompts has no interval
+        return f"{several[0].metrics(reference)['hypervolume']:.3f}"
+    return cell(several, "hypervolume", reference)
 
 
 def jointly() -> str:
