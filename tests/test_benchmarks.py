@@ -16,6 +16,7 @@ from peft import get_peft_model
 from conftest import llama, load_script
 from peft_panacea import PanaceaConfig
 from peft_panacea.front import Front
+from peft_panacea.tuner import PanaceaSVD
 from small_chat import save_chat_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -306,6 +307,95 @@ def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
     tables = import_module("chat_tables")
     monkeypatch.setattr(tables, "RESULTS", Path("results").resolve())
     assert len(tables.tables()[f"chat {name}"].splitlines()) == len(labels) + 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_methods_of_the_family_run_once(paper, public, monkeypatch, tmp_path):
+    run = import_module("family_run")
+    monkeypatch.setattr("family_experiments.TOKENS", 8)
+    monkeypatch.setattr("family_experiments.MEASURED", {"samples": 1, "batch_size": 64})
+    labels = ["soup", "soup, extrapolated", "MVA", "soup, then joint", run.IN_THE_PROMPT]
+    options = ["stories", "--shared", public, "--results", tmp_path, "--seeds", "5", "--methods", *labels]
+    monkeypatch.setattr(sys, "argv", ["family_run.py", *map(str, options)])
+    run.main()
+    found = {path.stem: Front.from_json(path) for path in (tmp_path / "stories").glob("*.json")}
+    assert found.keys() == {f"{label}_5" for label in labels}
+    interpolated, extrapolated = found["soup_5"], found["soup, extrapolated_5"]
+    assert interpolated.details["interference"] == extrapolated.details["interference"]
+    np.testing.assert_allclose(interpolated.preferences.sum(axis=1), 1, atol=1e-6)
+    assert extrapolated.details["kept"] == len(extrapolated.preferences) <= extrapolated.details["tried"] == 25
+    monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("run again"))
+    run.main()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_model_that_reads_its_preference_is_compared_with_one_that_reads_it_untrained(chat):
+    experiment = import_module("family_experiments").ChatFamily(Path())
+    model = import_module("family").train_reader(experiment, 0)
+    front = experiment.conditioned(model)
+    assert front.preferences.shape == (5, 2)
+    assert front.values.all()
+    for module in model.modules():
+        if isinstance(module, PanaceaSVD):
+            module.scale.data.zero_()  # nothing is gained by anything
+    assert not experiment.conditioned(model).values.any()
+
+
+def test_family_tables():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name, content in import_module("family_tables").tables().items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
+
+
+@pytest.mark.filterwarnings("default")
+def test_persons_are_simulated_from_adapters_that_are_there(chat, monkeypatch, tmp_path):
+    path = tmp_path / "data" / "instruct" / "pairs.jsonl.gz"
+    ratings = ["naturalness", "coherence", "engagingness", "groundedness", "understandability"]
+    rng = random.Random(0)
+    with gzip.open(path, "at") as file:
+        for i in range(36):
+            labels = {name: [rng.random(), rng.random()] for name in ratings}
+            row = {"prompt": f"w{i % 12 + 10} w9\n w{i % 12 + 20}", "response_0": f"w{i + 12}", "response_1": "w50"}
+            split = ("train", "dev", "test")[i % 3]
+            file.write(json.dumps({**row, "labels": labels, "source": "topical_chat_usr", "split": split}) + "\n")
+    chat("dpo", "--methods", "Panacea")
+    for seed in (1, 2):
+        shutil.copytree("runs/paper/chat/dpo/Panacea_0", f"runs/paper/chat/dpo/Panacea_{seed}")
+
+    personalise = import_module("personalise")
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- {name} -->\n<!-- end -->\n" for name in ("recovery Topical-Chat", "prediction")))
+    for name, value in {
+        "PERSONS": 2,
+        "COUNTS": (3,),
+        "ASKED": (2,),
+        "RESULT": tmp_path / "p.json",
+        "PAGE": page,
+    }.items():
+        monkeypatch.setattr(personalise, name, value)
+    monkeypatch.setattr(personalise.ChatRatings, "steps", 2)
+    monkeypatch.setattr(personalise.ChatRatings, "precision", {"bf16": False, "use_cpu": True})
+    monkeypatch.setattr(sys, "argv", ["personalise.py", "--shared", str(tmp_path)])
+    personalise.main()
+    found = personalise.read_results()
+    assert found.keys() == {"TruthfulQA", "Topical-Chat"}
+    for result in found.values():
+        for persons in result["persons"].values():
+            assert 0 <= persons["fits"]["asked"]["2"]["held"][0] <= 1
+    assert "| by labels | 2 | asked |" in page.read_text()
+    (tmp_path / "p.json").unlink()
+    monkeypatch.setattr(personalise, "margins", lambda *_, **__: pytest.fail("measured again"))
+    personalise.main()
+    assert personalise.read_results() == found
+
+
+def test_personalisation_tables():
+    personalise = import_module("personalise")
+    page = personalise.PAGE.read_text(encoding="utf-8")
+    for name, content in personalise.tables(
+        json.loads(personalise.RESULT.read_text(encoding="utf-8"))["results"]
+    ).items():
+        assert f"<!-- {name} -->\n{content}\n<!-- end -->" in page, name
 
 
 def test_an_unknown_method_is_named(chat):

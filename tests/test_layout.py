@@ -43,6 +43,7 @@ ALLOWED = {
     "hub": {"card", "tuner"},
     "licence": set(),
     "metrics": {"extras"},
+    "personalise": {"completions", "seeding", "tuner"},
     "playground": {"completions", "convert", "extras", "front", "plots", "steps", "tuner"},
     "plots": {"extras", "metrics"},
     "plugin": {"card", "tuner"},

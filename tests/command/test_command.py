@@ -21,6 +21,7 @@ from peft_panacea import PanaceaConfig
 from peft_panacea.command import COMMANDS, _parser, main
 from peft_panacea.convert import export_gguf, export_lora, export_lora_basis, export_lora_grid
 from small_chat import save_chat_model
+from small_tokenizers import word_tokenizer
 
 FRONT = ["front", "--prompts", "prompts.json"]
 BOTH = ["--rewards", "kind=length", "brief=length"]
@@ -32,6 +33,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("adapters")
     torch.manual_seed(0)
     llama().save_pretrained(path / "base")
+    word_tokenizer().save_pretrained(path / "base")
     steered(base(path), objectives=["kind", "brief"], task_type="CAUSAL_LM").save_pretrained(path / "adapter")
     get_peft_model(base(path), LoraConfig(task_type="CAUSAL_LM")).save_pretrained(path / "lora")
     # Enough for what is refused before any weights are loaded, and not for more.
@@ -73,6 +75,22 @@ def test_info_says_the_bounds(tmp_path, capsys):
     PanaceaConfig(objectives=["kind", "brief"], preference_bounds={"kind": (0.25, 1)}).save_pretrained(tmp_path)
     assert main(["info", str(tmp_path)]) == 0
     assert "bounds:             kind 0.25 to 1" in capsys.readouterr().out.splitlines()
+
+
+def test_a_name_of_a_preference_is_known_to_every_command(folder, capsys, tmp_path):
+    model = PeftModel.from_pretrained(base(folder), folder / "adapter")
+    model.peft_config["default"].named_preferences = {"both": [1.0, 0.75]}
+    model.save_pretrained(tmp_path / "named")
+    path = str(tmp_path / "named")
+    assert main(["info", path]) == 0
+    assert "named preferences:  both (1, 0.75)" in capsys.readouterr().out.splitlines()
+    assert main(["export", path, str(tmp_path / "lora"), "--preference", "both"]) == 0
+    assert "kind 1, brief 0.75" in (tmp_path / "lora" / "README.md").read_text()
+    capsys.readouterr()
+    assert main(["answer", path, "w3 w4", "--preference", "both", "--max_new_tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["answers"][0]["preference"] == {"kind": 1.0, "brief": 0.75}
+    assert main(["answer", path, "w3 w4", "--preference", "best"]) == 2
+    assert "one of the adapter's `named_preferences` ['both'], but got 'best'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -236,3 +236,27 @@ def test_a_bfloat16_base(tokens, tmp_path):
     alone = PeftModel.from_pretrained(fresh("llama").to(torch.bfloat16), tmp_path).eval()
     difference = (logits(model, tokens) - logits(alone, tokens)).abs().max()
     assert difference <= 2**-7 * logits(alone, tokens).abs().max()
+
+
+@pytest.mark.mechanics
+def test_figures(stacked, tokens):
+    """The numbers of docs/stacking.md."""
+    base, folders, model = stacked
+    differences, largest = [], 0.0
+    for i, name in enumerate(LORAS):
+        alone = logits(PeftModel.from_pretrained(fresh(base), folders[name]).eval(), tokens)
+        set_preference(model, torch.eye(4)[i])
+        differences.append((logits(model, tokens) - alone).abs().max().item())
+        largest = max(largest, alone.abs().max().item())
+    soup = PeftModel.from_pretrained(fresh(base), folders["plain"], adapter_name="plain")
+    for name in list(LORAS)[1:]:
+        soup.load_adapter(folders[name], name)
+    soup.add_weighted_adapter(list(LORAS), [0.25] * 4, "soup", combination_type="cat")
+    soup.set_adapter("soup")
+    set_preference(model, [0.25] * 4)
+    of_soup = (logits(model, tokens) - logits(soup.eval(), tokens)).abs().max().item()
+    print(
+        f"stacking, {base}: logits up to {largest:.1f}; largest difference to each LoRA alone {max(differences):.1e}, "
+        f"to their soup in PEFT {of_soup:.1e}"
+    )
+    assert max(*differences, of_soup) < 1e-4 * largest

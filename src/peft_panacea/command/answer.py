@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, default=3, help="how many of the file (%(default)s)")
     under = parser.add_mutually_exclusive_group()
     under.add_argument(
-        "--preference", nargs="+", action="append", metavar="WEIGHT", help="0.3 0.7, or name=0.3 name=0.7; repeatable"
+        "--preference",
+        nargs="+",
+        action="append",
+        metavar="WEIGHT",
+        help="0.3 0.7, name=0.3 name=0.7, or one of the adapter's named preferences; repeatable",
     )
     under.add_argument("--steps", type=int, default=4, help="without one: steps of a grid of them (%(default)s)")
     asking.add_arguments(parser)
@@ -60,7 +64,8 @@ def run(args: argparse.Namespace) -> None:
     found = []
     for prompt in asked:
         # All answers to a prompt are one batch, every row under a preference of its own.
-        answers = sample(model, tokenizer, [prompt] * len(preferences), preferences, **asking.decoding(args))
+        with model.preference(preferences, extrapolate=True):  # what has a name may be off the simplex
+            answers = sample(model, tokenizer, [prompt] * len(preferences), **asking.decoding(args))
         rows = zip(preferences.tolist(), answers.texts, answers.ended, strict=True)
         found.append(
             {

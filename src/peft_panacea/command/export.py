@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--preference", nargs="+", metavar="WEIGHT", help="one LoRA at this preference: 0.3 0.7, or name=0.3 name=0.7"
+        "--preference",
+        nargs="+",
+        metavar="WEIGHT",
+        help="one LoRA at this preference: 0.3 0.7, name=0.3 name=0.7, or one of the adapter's named preferences",
     )
     what.add_argument("--grid", type=int, metavar="STEPS", help="a LoRA at every preference of this grid")
     what.add_argument("--basis", action="store_true", help="LoRAs to be weighed by the preference")

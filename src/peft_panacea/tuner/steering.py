@@ -187,6 +187,14 @@ def preference(
         yield
 
 
+@contextmanager
+def preference_read(model: nn.Module, preference: Tensor, adapter_name: str | None = None) -> Iterator[None]:
+    """What is read of an adapter to be reckoned with, not answered, [m]: `preference` without bounds and questions."""
+    state = first_layer(model).preference_state
+    with state.block({first_active(model, adapter_name): preference}):
+        yield
+
+
 def preference_kept(model: nn.Module) -> AbstractContextManager[None]:
     """Within the block `set_preference` takes effect even inside another block; on leaving it, it is undone."""
     return first_layer(model).preference_state.as_everyone()
