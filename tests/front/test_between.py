@@ -59,3 +59,18 @@ def test_repeated_measurements_share():
 )
 def test_outside_nothing_is_known(measured, preference):
     assert Between(np.array(measured, dtype=float)).weights(np.array(preference)) is None
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_of_free_weights_nothing_is_known_but_those_measured(m):
+    free = np.stack(np.meshgrid(*[[0.5, 1.0]] * m), axis=-1).reshape(-1, m)
+    candidates, weights = Between(free).candidates()
+    assert np.array_equal(candidates, free)
+    assert np.array_equal(weights, np.eye(2**m))
+    assert Between(free).weights(np.full(m, 0.75)) is None
+    assert Between(free).weights(free[1]).argmax() == 1
+
+
+def test_weights_that_sum_to_1_may_leave_the_simplex():
+    beyond = Between(np.array([[-0.5, 1.5], [0.5, 0.5], [1.5, -0.5]]))
+    np.testing.assert_allclose(beyond.weights(np.array([1.0, 0.0])), [0, 0.5, 0.5])

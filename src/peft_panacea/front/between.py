@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..extras import needs
+from ..tuner.preferences import SUM_TOLERANCE
 
 Array: TypeAlias = "np.ndarray"
 
@@ -17,7 +18,8 @@ CANDIDATES = 1001
 class Between:
     """How preferences are weighted means of measured ones.
 
-    For two objectives of the next one on either side, for m of the m corners of a Delaunay cell.
+    For two objectives of the next one on either side, for m of the m corners of a Delaunay cell. Where the entries of
+    some do not sum to 1, as off the simplex they need not, nothing is known to lie between any.
 
     Args:
         preferences: The measured ones, [K, m].
@@ -26,8 +28,9 @@ class Between:
     def __init__(self, preferences: Array) -> None:
         self.preferences = preferences
         K, m = preferences.shape
-        self._line = m == 2 and K >= 2
-        self._triangles = _triangles(preferences[:, :-1]) if 3 <= m <= K else None
+        sum_to_1 = bool((np.abs(preferences.sum(axis=1) - 1) < SUM_TOLERANCE).all())
+        self._line = m == 2 and K >= 2 and sum_to_1
+        self._triangles = _triangles(preferences[:, :-1]) if 3 <= m <= K and sum_to_1 else None
 
     def candidates(self) -> tuple[Array, Array]:
         """Candidates [Q, m] in the hull of the measured ones, which come first, and their weights on these, [Q, K]."""

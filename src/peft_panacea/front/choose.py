@@ -25,7 +25,7 @@ class Choice:
     candidate does not undermine them. They do not cover how far the truth is from a straight line.
 
     Attributes:
-        preference: Objective → weight; goes into `set_preference` as it is.
+        preference: Objective → weight; goes into `set_preference` as it is, with `extrapolate` off the simplex.
         expected: Objective → expected mean score.
         interval: Objective → lower and upper bound of it.
         level: The confidence of the bounds. A constraint is held by a one-sided bound at the same level.
