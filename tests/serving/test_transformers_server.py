@@ -113,7 +113,7 @@ def test_a_streamed_answer_is_steered_to_its_end(ask, expected):
     [
         ([0.5, 0.6], "`preference` must have 2 non-negative entries that sum to 1, for a, b, but got [0.5, 0.6]."),
         ([[0, 1], [0.5, 0.5]], "`preference` must be one preference for a request, but got 2 rows."),
-        ("much", "`preference` must be a list, tuple, array, tensor or mapping of numbers, but got str."),
+        ("much", "`preference` must be numbers, or one of the adapter's `named_preferences` [], but got 'much'."),
         ({"a": 0.5, "c": 0.5}, "`preference` must name exactly the objectives ['a', 'b'], but got ['a', 'c']."),
         ([0.95, 0.05], "`preference` must have 'b' between 0.1 and 1"),
         (0, "`preference` must be a list"),
