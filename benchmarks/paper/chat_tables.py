@@ -9,6 +9,8 @@ has two reference points: the base model's own scores, and the nadir, the worst 
 
 import json
 import re
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +47,14 @@ def cell(several: list[Front], metric: str, reference: np.ndarray | None) -> str
     values = np.array([front.metrics(reference)[metric] for front in several])
     if len(several) > 1:
         return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
-    low, high = several[0].metric_intervals(reference)[metric]
+    low, high = _intervals(several[0], None if reference is None else tuple(reference))[metric]
     return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+@cache
+def _intervals(front: Front, reference: tuple[float, ...] | None) -> dict[str, tuple[float, float]]:
+    scores_alone = replace(front, side_effects={}, base_side_effects={})  # whose drift takes long, and is not shown
+    return scores_alone.metric_intervals(None if reference is None else np.array(reference))
 
 
 def table(name: str) -> str:

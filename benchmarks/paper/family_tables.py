@@ -56,12 +56,16 @@ def table(folder: Path) -> str:
     point = nadir([front for several in by_method.values() for front in several])
     objectives = next(iter(by_method.values()))[0].objectives
     best = [f"best {name}" for name in objectives]
-    heads = ["points", "hypervolume above the base", "above the nadir", *best, "cosine", "dependence"]
+    effects = ["KL"] if any("KL" in several[0].side_effects for several in by_method.values()) else []
+    heads = ["points", "hypervolume above the base", "above the nadir", *best, *effects, "cosine", "dependence"]
     lines = [f"| method | seeds | {' | '.join(heads)} |", "|---|---:|" + "---|" * len(heads)]
     for method, several in by_method.items():
         cells = [f"{np.mean([len(front.preferences) for front in several]):.0f}"]
         cells += [hypervolume(several, None), hypervolume(several, point)]
         cells += [f"{np.mean([front.values[:, i].max() for front in several]):.2f}" for i in range(len(objectives))]
+        for effect in effects:
+            found = [front.side_effects[effect].mean() for front in several if effect in front.side_effects]
+            cells.append(f"{np.mean(found):.0f}" if found else "")
         known = [front.details["interference"] for front in several if "interference" in front.details]
         for name in ("cosine", "dependence"):
             cells.append(f"{np.mean([of_one[name][0][1] for of_one in known]):.2f}" if known else "")

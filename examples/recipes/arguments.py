@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from peft_panacea import PanaceaConfig, data
 from peft_panacea.training import IterateAverage
 
-ADAPTER = ("r", "preference_rank", "coordinates", "scaling", "panacea_dropout")
+ADAPTER = ("r", "preference_rank", "coordinates", "scale_per_objective", "scaling", "panacea_dropout")
 PAPER = {"r": 8, "preference_rank": 1, "coordinates": "raw", "scaling": "paper"}
 
 
@@ -63,6 +63,9 @@ class RecipeArguments:
     preference_rank: int | None = field(default=None, metadata={"help": "Rank that each objective has for itself."})
     coordinates: Literal["white", "raw"] | None = field(
         default=None, metadata={"help": "'white': the preference centred, of unit variance. 'raw': the paper's."}
+    )
+    scale_per_objective: bool = field(
+        default=False, metadata={"help": "Whether each objective has a scale of its own, to be trained alone."}
     )
     scaling: str | None = field(
         default=None, metadata={"help": "A factor on the width-aware constant c, or 'paper' for c = 64."}
