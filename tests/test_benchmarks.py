@@ -280,7 +280,7 @@ def chat(monkeypatch, tmp_path):
     run = import_module("chat_run")
     monkeypatch.setattr("chat.MODEL", save_chat_model(tmp_path / "model"))
     for experiment in (run.ChatRewards, run.ChatPairs, run.ChatStyles):
-        monkeypatch.setattr(experiment, "steps", 3)
+        monkeypatch.setattr(experiment, "steps", 2)
         monkeypatch.setattr(experiment, "precision", {"bf16": False, "use_cpu": True})
     monkeypatch.setattr("chat_rewards.TOKENS", 16)
 
@@ -294,9 +294,11 @@ def chat(monkeypatch, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("name", "more"), [("rl2", []), ("dpo", ["one per preference, each"]), ("sft3", [])])
+@pytest.mark.parametrize(
+    ("name", "more"), [("rl2", ["Rewarded Soups"]), ("dpo", ["one per preference, each"]), ("sft3", [])]
+)
 def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
-    labels = ["Panacea", "Rewarded Soups", "prompt, graded", *more]
+    labels = ["Panacea", "prompt, graded", *more]
     found = chat(name, "--methods", *labels)
     assert found.keys() == {f"{label}_0" for label in labels}
     assert all(np.isfinite(front.scores).all() for front in found.values())

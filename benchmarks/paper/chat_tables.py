@@ -17,6 +17,8 @@ import numpy as np
 
 from first_steps import first_steps
 from peft_panacea.front import Front, nadir
+from peft_panacea.front.uncertainty import bounds, resampled_values
+from peft_panacea.metrics import hypervolume
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs/results/chat", ROOT / "docs/results.md"
@@ -47,14 +49,22 @@ def cell(several: list[Front], metric: str, reference: np.ndarray | None) -> str
     values = np.array([front.metrics(reference)[metric] for front in several])
     if len(several) > 1:
         return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
-    low, high = _intervals(several[0], None if reference is None else tuple(reference))[metric]
+    low, high = intervals(several[0])[metric] if reference is None else above(several[0], reference)
     return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 @cache
-def _intervals(front: Front, reference: tuple[float, ...] | None) -> dict[str, tuple[float, float]]:
-    scores_alone = replace(front, side_effects={}, base_side_effects={})  # whose drift takes long, and is not shown
-    return scores_alone.metric_intervals(None if reference is None else np.array(reference))
+def intervals(front: Front) -> dict[str, tuple[float, float]]:
+    """Of the metrics, the hypervolume from the base model's values."""
+    return replace(front, side_effects={}, base_side_effects={}).metric_intervals()
+
+
+def above(front: Front, reference: np.ndarray) -> tuple[float, float]:
+    """That of the hypervolume from another point, without the metrics that do not look at it."""
+    mean, std = front.normalisation or (0.0, 1.0)
+    values, point = (resampled_values(front.scores) - mean) / std, (reference - mean) / std
+    low, high = bounds(np.array([hypervolume(of_one, point, maximise=front.maximise) for of_one in values]), 0.95)
+    return float(low), float(high)
 
 
 def table(name: str) -> str:
