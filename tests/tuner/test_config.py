@@ -75,6 +75,7 @@ def test_default_preference_is_uniform_if_unset():
         ("scaling", 0, ValueError, "`scaling` must be a positive number or 'paper', but got 0"),
         ("scaling", "lora", ValueError, "`scaling` must be a positive number or 'paper', but got 'lora'"),
         ("init_weights", "lora", ValueError, "`init_weights` must be True or False, but got 'lora'"),
+        ("scale_per_objective", 1, ValueError, "`scale_per_objective` must be True or False, but got 1"),
         ("bias", "some", ValueError, "`bias` must be 'none', 'all' or 'panacea_only', but got 'some'"),
         ("layers_pattern", "layers", ValueError, "`layers_to_transform` must also be specified"),
     ],

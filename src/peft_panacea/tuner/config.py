@@ -170,8 +170,9 @@ class PanaceaConfig(PeftConfig):
         is_number = isinstance(self.scaling, int | float) and not isinstance(self.scaling, bool)
         if not (self.scaling == "paper" or (is_number and 0 < self.scaling < math.inf)):
             raise ValueError(f"`scaling` must be a positive number or 'paper', but got {self.scaling!r}.")
-        if not isinstance(self.init_weights, bool):
-            raise ValueError(f"`init_weights` must be True or False, but got {self.init_weights!r}.")
+        for name in ("init_weights", "scale_per_objective"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be True or False, but got {getattr(self, name)!r}.")
         if self.bias not in ("none", "all", "panacea_only"):
             raise ValueError(f"`bias` must be 'none', 'all' or 'panacea_only', but got {self.bias!r}.")
         if isinstance(self.target_modules, list):
