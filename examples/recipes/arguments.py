@@ -64,8 +64,8 @@ class RecipeArguments:
     coordinates: Literal["white", "raw"] | None = field(
         default=None, metadata={"help": "'white': the preference centred, of unit variance. 'raw': the paper's."}
     )
-    scale_per_objective: bool = field(
-        default=False, metadata={"help": "Whether each objective has a scale of its own, to be trained alone."}
+    scale_per_objective: bool | None = field(
+        default=None, metadata={"help": "Whether each objective has a scale of its own, to be trained alone."}
     )
     scaling: str | None = field(
         default=None, metadata={"help": "A factor on the width-aware constant c, or 'paper' for c = 64."}

@@ -197,4 +197,4 @@ def test_no_script_repeats_a_default_of_the_configuration():
         if isinstance(node, ast.AnnAssign) and node.target.id in ours
     }
     assert set(defaults.values()) == {"None"}
-    assert len(defaults) == 5
+    assert len(defaults) == 6

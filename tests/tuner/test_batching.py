@@ -97,7 +97,7 @@ def test_each_request_has_what_is_seen_where_it_is_added(three):
 
 def test_several_sequences_keep_the_preference_of_their_request(three):
     prompts, preferences = requests(4)
-    greedy = {**GREEDY.to_diff_dict(), "do_sample": True, "temperature": 1e-4}
+    greedy = {**GREEDY.to_diff_dict(), "do_sample": True, "temperature": 1e-7}  # no chance between near ties
     config = GenerationConfig(**greedy, num_return_sequences=3)
     found = three.generate_batch(
         prompts, generation_config=config, continuous_batching_config=small(), preference=preferences
