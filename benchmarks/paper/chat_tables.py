@@ -34,15 +34,22 @@ def fronts(name: str) -> dict[str, list[Front]]:
     for path in sorted((RESULTS / name).glob("*.json")):
         front = Front.from_json(path)
         found.setdefault(front.details["method"], []).append(front)
-    base = next(front for several in found.values() for front in several if front.base is not None)
-    for several in found.values():
-        for i, front in enumerate(several):
-            if front.base is None:
-                several[i] = Front(
-                    front.objectives, front.preferences, front.scores, base=base.base, details=front.details,
-                    normalisation=base.normalisation, side_effects=front.side_effects,
-                )  # fmt: skip
-    return found
+    return with_base(found)
+
+
+def with_base(by_method: dict[str, list[Front]]) -> dict[str, list[Front]]:
+    """All with the base of the first that has one."""
+    base = next(front for several in by_method.values() for front in several if front.base is not None)
+    return {
+        method: [
+            front if front.base is not None else Front(
+                front.objectives, front.preferences, front.scores, base=base.base, normalisation=base.normalisation,
+                details=front.details, side_effects=front.side_effects,
+            )
+            for front in several
+        ]
+        for method, several in by_method.items()
+    }  # fmt: skip
 
 
 def cell(several: list[Front], metric: str, reference: np.ndarray | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chat_tables import PAGE, cell
+from chat_tables import PAGE, cell, with_base
 from peft_panacea import metrics
 from peft_panacea.front import Front, nadir
 from tables import Result
@@ -34,21 +34,6 @@ def fronts(folder: Path) -> dict[str, list[Front]]:
         found[JOINT] = [Front.from_json(path) for path in sorted((RESULTS / "chat/dpo").glob("Panacea_*.json"))]
     first = [label for label in ORDER if label in found]
     return {label: found[label] for label in [*first, *(label for label in found if label not in first)]}
-
-
-def with_base(by_method: dict[str, list[Front]]) -> dict[str, list[Front]]:
-    """All with the base of the first that has one."""
-    base = next(front for several in by_method.values() for front in several if front.base is not None)
-    return {
-        method: [
-            front if front.base is not None else Front(
-                front.objectives, front.preferences, front.scores, base=base.base, normalisation=base.normalisation,
-                details=front.details, side_effects=front.side_effects,
-            )
-            for front in several
-        ]
-        for method, several in by_method.items()
-    }  # fmt: skip
 
 
 def table(folder: Path) -> str:
