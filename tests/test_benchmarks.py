@@ -295,7 +295,8 @@ def chat(monkeypatch, tmp_path):
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
-    ("name", "more"), [("rl2", ["Rewarded Soups"]), ("dpo", ["one per preference, each"]), ("sft3", [])]
+    ("name", "more"),
+    [("rl2", ["Rewarded Soups"]), ("dpo", ["one per preference, each", "Rewarded Soups, each"]), ("sft3", [])],
 )
 def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
     labels = ["Panacea", "prompt, graded", *more]
@@ -303,6 +304,10 @@ def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
     assert found.keys() == {f"{label}_0" for label in labels}
     assert all(np.isfinite(front.scores).all() for front in found.values())
     assert ("history" in found["Panacea_0"].details) == (name == "rl2")
+    if name == "dpo":  # the ends of the soup are two of the models, which are trained once
+        soup, separate = found["Rewarded Soups, each_0"], found["one per preference, each_0"]
+        np.testing.assert_allclose(soup.scores[[0, -1]], separate.scores[[0, -1]], atol=1e-6)
+        assert len(list(Path("runs/paper/chat/dpo/separate").iterdir())) == len(separate.preferences)
     monkeypatch.setattr("chat_run.run", lambda *_: pytest.fail("run again"))
     assert chat(name, "--methods", *labels).keys() == found.keys()
 

@@ -26,6 +26,7 @@ import torch
 import transformers
 import trl
 from datasets import disable_progress_bars
+from peft import PeftModel
 
 import peft_panacea
 from chat import Chat
@@ -75,37 +76,47 @@ def methods(name: str, m: int) -> dict[str, float]:
 
 def run(experiment: Chat, label: str, seed: int, kept: Path) -> tuple[Front, dict[str, Any]]:
     """The front of a method on the prompts for testing, and what else is to be known of it; keeps its one adapter."""
-    m, steps, start = len(experiment.objectives), experiment.steps, time.perf_counter()
+    m, steps = len(experiment.objectives), experiment.steps
     kind, _, rest = label.partition(", ")
     if kind == "prompt":
         return experiment.prompted(WORDINGS[rest], experiment.grid), {"cost": 0.0}
     if kind == "one per preference":
         preferences = experiment.grid.tolist()
-        trained = [experiment.train_one(p, Settings(), steps, seed) for p in preferences]
-        seconds = time.perf_counter() - start
-        fronts = [experiment.front(model, [p]) for model, p in zip(trained, preferences, strict=True)]
+        fronts = [experiment.front(separate(experiment, p, steps, seed, kept), [p]) for p in preferences]
         effects = {
             effect: np.concatenate([f.side_effects[effect] for f in fronts]) for effect in fronts[0].side_effects
         }
         scores = np.concatenate([f.scores for f in fronts])
         front = replace(fronts[0], preferences=preferences, scores=scores, side_effects=effects)
-        return front, {"cost": float(len(preferences)), "seconds": round(seconds, 1)}
+        return front, {"cost": float(len(preferences))}
     if kind == "Rewarded Soups":
         each = steps if rest == "each" else steps // m
-        specialists = [experiment.train_one(v, Settings(), each, seed) for v in np.eye(m).tolist()]
-        model, cost = soup(experiment, specialists), each * m / steps
+        specialists = [separate(experiment, v, each, seed, kept) for v in np.eye(m).tolist()]
+        model, details = soup(experiment, specialists), {"cost": each * m / steps}
     else:
         settings = ADAPTERS.get(label, ADAPTERS["Panacea"])
         if rest == "β 0.3":
             settings = replace(settings, beta=0.3)
         if rest == "Tchebycheff":
             settings = replace(settings, way="batch", aggregation="tchebycheff")
-        model, cost = experiment.train_one(None, settings, steps, seed), 1.0
-    details = {"cost": cost, "seconds": round(time.perf_counter() - start, 1)}
+        start = time.perf_counter()
+        model = experiment.train_one(None, settings, steps, seed)
+        details = {"cost": 1.0, "seconds": round(time.perf_counter() - start, 1)}
     model.save_pretrained(kept)
     if kind == "Panacea" and experiment.history:
         details["history"] = experiment.history
     return experiment.front(model, experiment.grid, base=True), details
+
+
+def separate(experiment: Chat, preference: list[float], steps: int, seed: int, kept: Path) -> PeftModel:
+    """The model of one preference. It is trained once: those of the vertices make a soup, too."""
+    weights = "_".join(f"{weight:.3g}" for weight in preference)
+    folder = kept.parent / "separate" / f"{weights}_{steps}_{seed}"
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        experiment.train_one(preference, Settings(), steps, seed).save_pretrained(partial)
+        partial.rename(folder)
+    return PeftModel.from_pretrained(experiment.base_model(), folder)
 
 
 def main() -> None:
