@@ -12,7 +12,7 @@ from peft import PeftModel, inject_adapter_in_model
 
 import peft_panacea
 from conftest import llama, randomise, steered
-from peft_panacea import PanaceaConfig
+from peft_panacea import PanaceaConfig, simplex_grid
 from peft_panacea.convert import export_gguf, export_lora, export_lora_basis, export_lora_grid
 from peft_panacea.tuner.bounds import BOUND_TOLERANCE, checked_bounds, limits, nearest
 from peft_panacea.tuner.preferences import parse_preference
@@ -178,6 +178,40 @@ def test_the_nearest_preference(bounded):
     assert rows.shape == (2, 3)
     bounded.set_preference(rows)
     bounded.set_preference([0, 1, 0])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 24])
+def test_a_grid_is_kept_to_them(steps):
+    """What is allowed stays, what is not goes to the nearest allowed one, which is there once."""
+    config, grid = PanaceaConfig(objectives=NAMES, preference_bounds=BOUNDS), simplex_grid(3, steps)
+    found = config.allowed(grid)
+    expected = []
+    for row in grid:
+        moved = row if inside(row) else torch.tensor(nearest(row.tolist(), *limits(BOUNDS, NAMES)))
+        if not any(torch.allclose(moved, other, atol=1e-6) for other in expected):
+            expected.append(moved)
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(config.parse_preference(found), found)
+
+
+def test_what_is_allowed_of_a_grid_is_there_to_the_last_bit():
+    grid = simplex_grid(3, 7)
+    found = PanaceaConfig(objectives=NAMES, preference_bounds=BOUNDS).allowed(grid)
+    assert all((row == found).all(dim=1).any() for row in grid if inside(row))
+
+
+@pytest.mark.parametrize("steps", [3, 10, 64, 128])
+def test_the_grid_of_two_ends_at_the_bound(steps):
+    found = PanaceaConfig(preference_bounds={"objective_0": (0.0, 0.7)}).allowed(simplex_grid(2, steps))
+    below = [k / steps for k in range(steps + 1) if k / steps < 0.7 - 1e-6]
+    torch.testing.assert_close(found[:, 0], torch.tensor([*below, 0.7]))
+
+
+def test_a_grid_without_bounds_is_as_it_is():
+    grid = simplex_grid(3, 5)
+    assert torch.equal(PanaceaConfig(objectives=NAMES).allowed(grid), grid)
+    with pytest.raises(ValueError, match="must have 2 non-negative entries"):
+        PanaceaConfig().allowed(grid)
 
 
 @st.composite

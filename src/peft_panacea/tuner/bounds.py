@@ -7,6 +7,9 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 Bounds = Mapping[str, Sequence[float]]
 """Objective → (least, greatest)."""
 
@@ -86,6 +89,23 @@ def nearest(row: Sequence[float], lows: Sequence[float], highs: Sequence[float])
             break
         below, above = (middle, above) if math.fsum(shifted(middle)) > 1 else (below, middle)
     return shifted(above)
+
+
+def nearest_rows(rows: Tensor, lows: Sequence[float], highs: Sequence[float]) -> Tensor:
+    """`nearest` of every row of [..., m], float32 on the CPU."""
+    found = [nearest(row, lows, highs) for row in rows.double().reshape(-1, rows.shape[-1]).tolist()]
+    return torch.tensor(found, dtype=torch.float32, device="cpu").view(rows.shape)
+
+
+def kept_to(grid: Tensor, lows: Sequence[float], highs: Sequence[float]) -> Tensor:
+    """Each of n points, [n, m], or the nearest to it between these limits, in order and only once, [k, m]."""
+
+    def same(points: Tensor, others: Tensor) -> Tensor:  # by distance, because rounding crosses any border of digits
+        return (points - others).abs().amax(dim=-1) <= BOUND_TOLERANCE
+
+    moved = nearest_rows(grid, lows, highs)
+    found = torch.where(same(moved, grid)[:, None], grid, moved)
+    return found[[i for i in range(len(found)) if not same(found[:i], found[i]).any()]]
 
 
 def _is_real(value: Any) -> bool:

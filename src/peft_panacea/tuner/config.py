@@ -12,7 +12,7 @@ from peft.config import PeftConfig
 from peft.utils import PeftType
 from torch import Tensor
 
-from .bounds import checked_bounds, limits, nearest
+from .bounds import checked_bounds, kept_to, limits, nearest
 from .preferences import Preferences, parse_preference
 
 FORMAT_VERSION = 4
@@ -210,40 +210,52 @@ class PanaceaConfig(PeftConfig):
             names=self.named_preferences,
         )
 
+    def allowed(self, preferences: Tensor) -> Tensor:
+        """A grid kept to `preference_bounds`: what they forbid is moved to the nearest that they allow, once.
+
+        Args:
+            preferences: [n, m], on the simplex, such as `simplex_grid(m, steps)`.
+
+        Returns:
+            [k, m], k ≤ n, float32, in the same order; all n where there are no bounds.
+
+        Raises:
+            TypeError, ValueError: a row is no preference over the objectives.
+        """
+        rows = parse_preference(preferences, self.objective_names)
+        bounds = self.preference_bounds
+        return kept_to(rows, *limits(bounds, self.objective_names)) if bounds else rows
+
     def _checked_default(self) -> list[float]:
-        preference: Any = self.default_preference
-        try:
-            parsed = parse_preference(preference, self.objective_names, bounds=self.preference_bounds)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("`preference`", "`default_preference`", 1)) from None
-        if parsed.ndim != 1:
-            raise ValueError(f"`default_preference` must be one preference, but got {parsed.shape[0]} rows.")
-        values = [preference[n] for n in self.objective_names] if isinstance(preference, Mapping) else preference
-        return [float(value) for value in values]
+        return self._checked("`default_preference`", self.default_preference)
 
     def _checked_names(self) -> dict[str, list[float]]:
         given: Any = self.named_preferences
-        m, found = len(self.objective_names), {}
         if not isinstance(given, Mapping):
+            m = len(self.objective_names)
             raise TypeError(f"`named_preferences` must map names to {m} numbers each, but got {given!r}.")
-        for name, values in given.items():
-            what = f"`named_preferences[{name!r}]`"
+        for name in given:
             if not (isinstance(name, str) and re.fullmatch(r"[^\W\d][\w.-]*", name)):
                 raise ValueError(
                     "`named_preferences` must have names of letters, digits, `_`, `.` and `-`, a letter or `_` first, "
                     f"but got {name!r}."
                 )
-            try:
-                parsed = parse_preference(
-                    values, self.objective_names, extrapolate=True, bounds=self.preference_bounds
-                )
-            except (TypeError, ValueError) as error:
-                raise type(error)(str(error).replace("`preference`", what, 1)) from None
-            if parsed.ndim != 1:
-                raise ValueError(f"{what} must be one preference, but got {parsed.shape[0]} rows.")
-            in_order = [values[n] for n in self.objective_names] if isinstance(values, Mapping) else values
-            found[name] = [float(value) for value in in_order]
-        return found
+        return {
+            name: self._checked(f"`named_preferences[{name!r}]`", values, extrapolate=True)
+            for name, values in given.items()
+        }
+
+    def _checked(self, what: str, preference: Any, *, extrapolate: bool = False) -> list[float]:
+        """One preference within the bounds, in the order of the objectives, not rounded to float32."""
+        names = self.objective_names
+        try:
+            parsed = parse_preference(preference, names, extrapolate=extrapolate, bounds=self.preference_bounds)
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("`preference`", what, 1)) from None
+        if parsed.ndim != 1:
+            raise ValueError(f"{what} must be one preference, but got {parsed.shape[0]} rows.")
+        in_order = [preference[name] for name in names] if isinstance(preference, Mapping) else preference
+        return [float(value) for value in in_order]
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; sets as sorted lists, so that it is the same in every process."""

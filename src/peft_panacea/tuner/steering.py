@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from .bounds import limits, nearest
+from .bounds import limits, nearest_rows
 from .layer import PanaceaLayer
 from .preferences import Preferences, parse_preference
 from .state import PreferenceState
@@ -148,8 +148,7 @@ def nearest_preference(model: nn.Module, preference: Preferences, adapter_name: 
     name, state = first_active(model, adapter_name), first_layer(model).preference_state
     parsed = parse_preference(preference, state.objectives[name], extrapolate=True, names=state.names[name])
     allowed = limits(state.bounds[name], state.objectives[name])
-    rows = [nearest(row, *allowed) for row in parsed.double().flatten(0, -2).tolist()] if parsed.ndim > 1 else None
-    return torch.tensor(nearest(parsed.tolist(), *allowed) if rows is None else rows).view(parsed.shape)
+    return nearest_rows(parsed, *allowed)
 
 
 def steer_everyone(model: nn.Module, preference: Tensor) -> None:
