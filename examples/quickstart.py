@@ -2,9 +2,8 @@
 
     python examples/quickstart.py
 
-The embedded tiny language model learns by reinforcement to tell cheerful stories and brief ones. A brief story has
-little room for cheer, so the objectives conflict; every prompt is trained under a preference of its own. Writes the
-adapter, `front.png` and `front.json` to `--output`. Any other causal language model will do, with prompts of its own:
+The embedded tiny model learns by reinforcement to tell cheerful stories and brief ones, which conflict. Writes the
+adapter, `front.png` and `front.json` to `--output`. Any other causal language model will do, with 128 prompts or more:
 
     python examples/quickstart.py --model NAME_OR_PATH --prompts prompts.json --lexicon vader_lexicon.txt
 
@@ -64,6 +63,8 @@ def main() -> None:
     set_seed(args.seed)
     files = [args.prompts] if args.prompts else [STORYTELLER / "prompts.json", STORYTELLER / "held_out.json"]
     prompts = [prompt for file in files for prompt in json.loads(file.read_text(encoding="utf-8"))]
+    if len(prompts) < 2 * HELD_OUT:
+        raise SystemExit(f"`--prompts` must have at least {2 * HELD_OUT} texts, but got {len(prompts)}.")
     train, held_out = Dataset.from_dict({"prompt": prompts[:-HELD_OUT]}), prompts[-HELD_OUT:]
     rewards = {"cheerful": Valence(args.lexicon), "brief": Brevity(8)}  # one short sentence is best
     tokenizer = AutoTokenizer.from_pretrained(args.model)

@@ -218,3 +218,11 @@ def test_what_is_not_known_is_left_to_transformers(model):
     lora = get_peft_model(llama(), LoraConfig(task_type="CAUSAL_LM"))
     assert not decoding.decodes_alike(lora, {}), "the rows of other adapters are not known to be alike"
     assert decoding.decodes_alike(llama(), {})
+
+
+@pytest.mark.parametrize("do_sample", [False, True])
+def test_logits_that_are_nan_are_refused(model, tokenizer, do_sample):
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="`model` must give numbers as logits, but gave nan for 2 rows"):
+        sample(model, tokenizer, PROMPTS[:2], max_new_tokens=4, do_sample=do_sample)

@@ -49,7 +49,7 @@ ALLOWED = {
     "plugin": {"card", "tuner"},
     "rewards": set(),
     "seeding": set(),
-    "serving": {"convert", "extras", "steps", "tuner", "written"},
+    "serving": {"convert", "extras", "hub", "steps", "tuner", "written"},
     "simplex": {"seeding"},
     "training": {"aggregation", "data", "dependence", "front", "seeding", "simplex", "tuner"},
     "steps": set(),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from peft_panacea import PanaceaConfig
 from peft_panacea.simplex import PreferenceSampler
-from peft_panacea.steps import in_steps
+from peft_panacea.steps import in_steps, limits_in_steps
 
 STEPS = 100
 
@@ -66,3 +66,10 @@ def test_the_rule_by_examples():
     assert in_steps([0.2949, 0.7051], STEPS) == [29, 71]
     assert in_steps([0.333, 0.333, 0.334], STEPS) == [33, 33, 34]
     assert in_steps([0.30002, 0.70007], STEPS) == [30, 70]  # within the tolerance of `parse_preference`
+
+
+def test_limits_are_moved_inward():
+    assert limits_in_steps([0.305, 0.0], [1.0, 0.695], STEPS) == ([0.31, 0.0], [1.0, 0.69])
+    assert limits_in_steps([0.29, 0.1], [0.9, 0.71], STEPS) == ([0.29, 0.1], [0.9, 0.71])  # 100 · 0.29 is 28.999…96
+    assert limits_in_steps([1 / 3] * 3, [1 / 3] * 3, STEPS) is None
+    assert limits_in_steps([0.305, 0.0], [1.0, 1.0], 1) == ([1.0, 0.0], [1.0, 1.0])

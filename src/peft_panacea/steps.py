@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
+
+ROUNDING = 1e-6
+"""How far a limit may lie from a step that it is meant to be on, in steps."""
 
 
 def in_steps(preference: Sequence[float], steps: int) -> list[int]:
@@ -27,3 +31,14 @@ def in_steps(preference: Sequence[float], steps: int) -> list[int]:
     for i in by_loss[: steps - sum(down)]:
         down[i] += 1
     return down
+
+
+def limits_in_steps(
+    lows: Sequence[float], highs: Sequence[float], steps: int
+) -> tuple[list[float], list[float]] | None:
+    """The limits of m entries moved inward to whole steps of 1 / `steps`, or None if they leave no preference."""
+    least = [math.ceil(steps * low - ROUNDING) for low in lows]
+    greatest = [math.floor(steps * high + ROUNDING) for high in highs]
+    if sum(least) > steps or sum(greatest) < steps or any(map(operator.gt, least, greatest)):
+        return None
+    return [low / steps for low in least], [high / steps for high in greatest]

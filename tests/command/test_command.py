@@ -77,6 +77,17 @@ def test_info_says_the_bounds(tmp_path, capsys):
     assert "bounds:             kind 0.25 to 1" in capsys.readouterr().out.splitlines()
 
 
+def test_a_grid_is_kept_to_the_bounds(folder, capsys, tmp_path):
+    model = PeftModel.from_pretrained(base(folder), folder / "adapter")
+    model.peft_config["default"].preference_bounds = {"kind": (0.25, 1.0)}
+    model.save_pretrained(tmp_path / "bounded")
+    assert main(["answer", str(tmp_path / "bounded"), "w3 w4", "--steps", "2", "--max_new_tokens", "2", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert [answer["preference"]["kind"] for answer in found["answers"]] == [1.0, 0.5, 0.25]
+    assert main(["export", str(tmp_path / "bounded"), str(tmp_path / "grid"), "--grid", "1"]) == 0
+    assert sorted(path.name for path in (tmp_path / "grid").iterdir() if path.is_dir()) == ["0.25,0.75", "1,0"]
+
+
 def test_a_name_of_a_preference_is_known_to_every_command(folder, capsys, tmp_path):
     model = PeftModel.from_pretrained(base(folder), folder / "adapter")
     model.peft_config["default"].named_preferences = {"both": [1.0, 0.75]}
@@ -156,7 +167,7 @@ def test_an_export_is_that_of_the_function(flags, export, folder, tmp_path, caps
         ([*FRONT, "early", "--rewards", "kind=length", "kind=length"], "`--rewards` must name each objective once"),
         (
             [*FRONT, "lost", *BOTH],
-            "`base_model_name_or_path` must be a folder or a repo|The Hub must be",
+            "`base_model_name_or_path` of lost must be a folder or a repo|The Hub must be",
         ),
         ([*FRONT, "lora", *BOTH], "`path` must be a Panacea adapter"),
         ([*FRONT, "early", *BOTH, "--samples", "0"], "`--samples` must be at least 1, but got 0"),
@@ -168,7 +179,7 @@ def test_an_export_is_that_of_the_function(flags, export, folder, tmp_path, caps
         (["choose", "prompts.json", "--objective", "kind"], "must be a front that `Front.to_json` wrote"),
         (["push", "early", "user/new"], "`folder` must hold .*, but early lacks adapter_model.safetensors"),
         (["push", "adapter", "user/new"], "The Hub must be reachable for `repo_id` 'user/new'"),
-        (["answer", "early"], "`PROMPT` must be given, or a file as `--prompts`"),
+        (["answer", "early"], "`PROMPT` must be given directly after PATH, or a file as `--prompts`"),
         (["answer", "early", "w3", "--preference", "0.3", "0.3"], "2 non-negative entries that sum to 1"),
         (["answer", "early", "w3", "--preference", "kind=1", "long=0"], "must name exactly the objectives"),
         (["answer", "early", "w3", "--max_new_tokens", "0"], "`--max_new_tokens` must be at least 1, but got 0"),

@@ -48,6 +48,11 @@ def test_play_shows_the_page_of_the_adapter(playable, monkeypatch):
         port = free.getsockname()[1]
     assert main(["play", str(playable), "--port", str(port)]) == 0
     replace(front(), objectives=["kind", "brief"]).to_json(playable / "front.json")
+    config = json.loads((playable / "adapter_config.json").read_text())
+    library = "transformers.models.llama.modeling_llama"
+    of_llama = {"base_model_class": "LlamaForCausalLM", "parent_library": library}
+    of_no_task = {**config, "task_type": None, "auto_mapping": of_llama}  # as a configuration without one is saved
+    (playable / "adapter_config.json").write_text(json.dumps(of_no_task))
     assert main(["play", str(playable), "--port", str(port)]) == 0
     for (model, tokenizer, title, _), *address in shown:
         assert get_objectives(model) == ["kind", "brief"]

@@ -47,6 +47,13 @@ def test_prompts_of_ones_own(tmp_path):
     assert "\n  Story 76 began.\n" in finished.stdout, "the last 64 are held out"
 
 
+def test_too_few_prompts_are_refused(tmp_path):
+    (tmp_path / "prompts.json").write_text(json.dumps([f"Story {i} began." for i in range(127)]))
+    finished = run(tmp_path / "out", "--prompts", tmp_path / "prompts.json")
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1] == "`--prompts` must have at least 128 texts, but got 127."
+
+
 def test_it_is_read_in_one_sitting():
     assert len((ROOT / "examples" / "quickstart.py").read_text().splitlines()) <= 120
 

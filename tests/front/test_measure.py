@@ -427,6 +427,10 @@ def test_a_record_of_something_else_is_refused_by_name(model, tokenizer, tmp_pat
     evaluate_front(model, PROMPTS[:1], REWARDS, GRID, max_new_tokens=2, **options)
     with pytest.raises(ValueError, match=r"has other generation\."):
         evaluate_front(model, PROMPTS[:1], REWARDS, GRID, max_new_tokens=3, **options)
+    model.get_base_model().bfloat16()
+    with pytest.raises(ValueError, match=r"has other adapter, dtype\."):
+        evaluate_front(model, PROMPTS[:1], REWARDS, GRID, max_new_tokens=2, **options)
+    model.float()
     randomise(model, seed=1)
     with pytest.raises(ValueError, match=r"has other adapter\."):
         evaluate_front(model, PROMPTS[:1], REWARDS, GRID, max_new_tokens=2, **options)

@@ -44,6 +44,14 @@ def test_greedy_answers_are_those_of_sample(loud, tokenizer, template):
     assert len(set(expected)) > 1, "the preference says nothing"
 
 
+def test_logits_that_are_nan_are_refused(model, tokenizer):
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(torch.nan)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(ValueError, match="`model` must give numbers as logits, but gave nan for 3 rows"):
+            final(model, tokenizer, PROMPT, GRID, temperature=temperature)
+
+
 def test_they_grow(model, tokenizer):
     seen = [texts[0] for texts in stream(model, tokenizer, PROMPT, GRID[:1], max_new_tokens=8)]
     assert 1 <= len(seen) <= 8

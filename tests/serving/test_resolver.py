@@ -128,6 +128,22 @@ def test_a_name_of_the_adapters_is_exact_and_may_be_off_the_simplex(server, toke
         resolve(server, "chat@best")
 
 
+def test_rounding_stays_within_the_bounds(server, adapter, tmp_path):
+    steered(llama(), objectives=["a", "b"], preference_bounds={"b": (0.305, 1.0)}).save_pretrained(adapter)
+    resolve(server, "chat@0.695,0.305", "chat@0.69,0.31", "chat@0.4,0.6")
+    assert {name.rpartition("-")[2] for name in exports(tmp_path)} == {"31", "60"}
+    with pytest.raises(ValueError, match=r"`preference` must have 'b' between 0\.305 and 1"):
+        resolve(server, "chat@0.7,0.3")
+
+
+def test_bounds_without_hundredths_are_served_as_they_are(server, adapter, tmp_path):
+    third = dict.fromkeys("abc", (1 / 3, 1 / 3))
+    steered(llama(), objectives=["a", "b", "c"], preference_bounds=third).save_pretrained(adapter)
+    resolve(server, "chat")
+    (name,) = exports(tmp_path)
+    assert name.endswith("-exactly-0.333333-0.333333-0.333333")
+
+
 def test_three_objectives_in_white_coordinates(server, tokens, adapter):
     torch.manual_seed(0)
     more = {"r": 2, "preference_rank": 3, "coordinates": "white"}

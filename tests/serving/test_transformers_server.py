@@ -144,6 +144,25 @@ def test_the_server_has_nothing_of_its_own(adapter):
         peft_panacea.set_preference(model, [1, 0])
 
 
+def test_tokens_that_came_with_the_adapter(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.add_tokens(["<one>", "<other>"])
+    tokenizer.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(BASE)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config = PanaceaConfig(objectives=2, task_type="CAUSAL_LM", modules_to_save=["embed_tokens", "lm_head"])
+    model = randomise(get_peft_model(model, config)).eval()
+    model.save_pretrained(tmp_path)
+    models = transformers_server._Models(device="cpu", dtype="float32", force_model=str(tmp_path))
+    served, processor = models.load_model_and_processor(f"{tmp_path}@main")
+    assert len(processor) == len(tokenizer)
+    ids = torch.tensor([[len(tokenizer) - 1, 5, 6]])
+    with torch.no_grad():
+        expected = model(ids, preference=[0.3, 0.7]).logits
+        peft_panacea.set_preference(served, [0.3, 0.7])
+        torch.testing.assert_close(served(ids).logits, expected)
+
+
 def test_the_command_serves_what_it_is_told(adapter, monkeypatch):
     served = {}
     monkeypatch.setattr(

@@ -12,6 +12,13 @@ def config_of(path: str) -> Any:
     return load_config(path)
 
 
+def tokenizer_of(path: str) -> Any:
+    """Its own tokenizer, or that of its base model."""
+    from ..hub import load_tokenizer
+
+    return load_tokenizer(path)
+
+
 def model_of(path: str, **options: Any) -> Any:
     """Its base model with it; `options` are those of `load`."""
     from ..hub import load

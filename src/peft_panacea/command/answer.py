@@ -9,7 +9,7 @@ from typing import Any
 
 from ..written import read_preference
 from . import asking
-from .adapter import config_of
+from .adapter import config_of, tokenizer_of
 
 HELP = "answer prompts under one preference, or several side by side"
 EXAMPLES = [
@@ -21,7 +21,7 @@ EXAMPLES = [
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="adapter, a folder or a name on the Hub")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="what is asked")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="what is asked; directly after PATH")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="JSON file of prompts or of rows with `prompt`")
     parser.add_argument("--first", type=int, default=3, help="how many of the file (%(default)s)")
     under = parser.add_mutually_exclusive_group()
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     asking.check(args)
     if not args.prompt and args.prompts is None:
-        raise ValueError("`PROMPT` must be given, or a file as `--prompts`.")
+        raise ValueError("`PROMPT` must be given directly after PATH, or a file as `--prompts`.")
     for name in ("first", "steps"):
         if getattr(args, name) < 1:
             raise ValueError(f"`--{name}` must be at least 1, but got {getattr(args, name)}.")
@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> None:
     prompts = [*args.prompt, *(json_prompts(args.prompts)[: args.first] if args.prompts else [])]
     config = config_of(args.path)
     names = config.objective_names
-    preferences = simplex_grid(len(names), args.steps).flip(0)
+    preferences = config.allowed(simplex_grid(len(names), args.steps)).flip(0)
     if written:
         preferences = torch.stack([config.parse_preference(preference) for preference in written])
-    tokenizer = asking.tokenizer_of(config)
+    tokenizer = tokenizer_of(args.path)
     asked = asking.as_asked(prompts, tokenizer, args)
     model = asking.model_of(args)
     torch.manual_seed(args.seed)

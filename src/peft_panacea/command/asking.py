@@ -41,19 +41,6 @@ def model_of(args: argparse.Namespace) -> Any:
     return model
 
 
-def tokenizer_of(config: Any) -> Any:
-    """That of the base model, with a padding token."""
-    from transformers import AutoTokenizer
-
-    from ..hub.reasons import in_one_sentence
-
-    base = config.base_model_name_or_path
-    with in_one_sentence("`base_model_name_or_path`", base):
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    return tokenizer
-
-
 def as_asked(prompts: list[Any], tokenizer: Any, args: argparse.Namespace) -> list[Any]:
     """The prompts as conversations where they go through a chat template."""
     from ..data import chat_prompt, is_chat

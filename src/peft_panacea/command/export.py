@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     config = config_of(args.path)
     if preference is not None:  # refused before the model is loaded
         config.parse_preference(preference, extrapolate=args.extrapolate)
-    grid = simplex_grid(len(config.objective_names), args.grid) if args.grid is not None else None
+    grid = config.allowed(simplex_grid(len(config.objective_names), args.grid)) if args.grid is not None else None
     model = model_of(args.path)
     if preference is not None:
         export_lora(model, preference, args.output, extrapolate=args.extrapolate)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import asking
-from .adapter import config_of
+from .adapter import config_of, tokenizer_of
 from .pairs import pair, pairs
 
 HELP = "measure what each preference attains"
@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> None:
     names = config.objective_names
     if sorted(specs) != sorted(names):
         raise ValueError(f"`--rewards` must name the adapter's objectives, {names}, but got {[*specs]}.")
-    tokenizer = asking.tokenizer_of(config)
+    tokenizer = tokenizer_of(args.path)
     prompts = asking.as_asked(read, tokenizer, args)
     rewards = {name: load_reward(specs[name], tokenizer) for name in names}
     model = asking.model_of(args)
     output = args.output or (Path(args.path) if Path(args.path).is_dir() else Path("runs/front"))
-    grid, record = simplex_grid(len(names), args.steps), output / "completions.jsonl"
+    grid, record = config.allowed(simplex_grid(len(names), args.steps)), output / "completions.jsonl"
     samples = 1 if args.greedy else args.samples  # the others would be the same
     if not args.json:
         if prompts is not read and isinstance(read[0], str):

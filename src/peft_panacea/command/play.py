@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .adapter import config_of, model_of
+from .adapter import config_of, model_of, tokenizer_of
 
 HELP = "try it in the browser, with a slider for each objective"
 EXAMPLES = ["peft-panacea play runs/chat/dpo"]
@@ -21,21 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     config = config_of(args.path)
-    if config.task_type != "CAUSAL_LM":
+    if config.task_type not in ("CAUSAL_LM", None):  # None: what the configuration's shortest form saves
         raise ValueError(f"`PATH` must be an adapter of a causal language model, but its task is {config.task_type}.")
     from ..playground import OnFront, check_port, page, serve
 
     check_port(args.host, args.port)
     import torch
-    from transformers import AutoTokenizer
 
     from ..card import FRONT
+    from ..completions import check_can_sample
     from ..front import Front
+    from ..hub import folder_of
 
-    folder = Path(args.path)
-    measured = folder / FRONT
+    measured = folder_of(args.path) / FRONT
     on_front = OnFront(Front.from_json(measured), config.objective_names) if measured.exists() else None
-    has_tokenizer = (folder / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(args.path if has_tokenizer else config.base_model_name_or_path)
+    tokenizer = tokenizer_of(args.path)
     model = model_of(args.path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    serve(page(model, tokenizer, folder.resolve().name, on_front), args.host, args.port)
+    check_can_sample(model, tokenizer)
+    serve(page(model, tokenizer, Path(args.path).resolve().name, on_front), args.host, args.port)

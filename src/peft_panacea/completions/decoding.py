@@ -29,6 +29,7 @@ NEUTRAL = {
     "output_hidden_states": False,
 }
 PROCESSES = "synced_gpus"
+LOST = "`model` must give numbers as logits, but gave nan for {} rows; float16 that overflows does, or a diverged run."
 LEAVING = 8
 """Ended rows leave as soon as they are one in so many, because what is cached of the others is copied."""
 
@@ -83,6 +84,9 @@ def decode(
     Returns:
         The prompts with what follows them, [B, P + T], padding after the end, and the log-probabilities of the T
         tokens before anything modified the logits, [B, T], float32.
+
+    Raises:
+        ValueError: logits are nan.
     """
     B, device, pad = len(input_ids), input_ids.device, generation_config.pad_token_id
     precision = torch.float32 if device.type == "mps" else torch.float64  # which mps has not
@@ -107,11 +111,14 @@ def decode(
                     chosen = scores.argmax(-1)
                 chosen = chosen.where(going, pad)
                 known = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+                lost = (known.isnan() & going).sum()
                 tokens.append(ids.new_full((B,), pad).index_copy(0, rows, chosen))
                 likelihoods.append(known.new_zeros(B).index_copy(0, rows, known))
                 ids = torch.cat([ids, chosen[:, None]], dim=1)
                 going &= ~stopping_criteria(ids, None)
-                left = int(going.sum())
+                left, lost = torch.stack([going.sum(), lost]).tolist()  # at once, because a GPU has to be waited for
+                if lost:
+                    raise ValueError(LOST.format(lost))
             if left and may_leave and LEAVING * (len(rows) - left) >= len(rows):
                 kept = going.nonzero()[:, 0]
                 kwargs["past_key_values"].batch_select_indices(kept)

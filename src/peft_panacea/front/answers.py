@@ -104,6 +104,7 @@ class SteeredModel:
         return {
             "model": getattr(self.model.get_base_model(), "name_or_path", ""),
             "adapter": digest.hexdigest()[:16],
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "generation": {k: _described(value) for k, value in generation_options(**self.generation).items()},
             "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
         }

@@ -1,6 +1,7 @@
 """An adapter from a folder or the Hub with its base model, and a folder to the Hub."""
 
-from .loading import load, load_config
+from .files import folder_of, load_tokenizer
+from .loading import base_of, load, load_config
 from .pushing import push
 
-__all__ = ["load", "load_config", "push"]
+__all__ = ["base_of", "folder_of", "load", "load_config", "load_tokenizer", "push"]

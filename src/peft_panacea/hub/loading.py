@@ -55,12 +55,7 @@ def load(path: str | os.PathLike[str], **options: Any) -> PeftModel:
     """
     path = os.fspath(path)
     config = load_config(path, **options)
-    base = config.base_model_name_or_path
-    if not base:
-        raise ValueError(
-            f"`base_model_name_or_path` must be in the configuration of {path}, but is not; load the base model "
-            "yourself, and give both to `PeftModel.from_pretrained`."
-        )
+    base = base_of(config, path)
     of_the_hub = {name: options[name] for name in OF_THE_HUB if name in options}
     of_the_base = {**of_the_hub, "trust_remote_code": options.get("trust_remote_code", False)}
     with in_one_sentence(f"`base_model_name_or_path` of {path}", base):
@@ -110,6 +105,20 @@ def load_config(path: str | os.PathLike[str], **options: Any) -> PanaceaConfig:
     if not isinstance(config, PanaceaConfig):
         raise ValueError(f"`path` must be a Panacea adapter, but {path} is of {config.peft_type}.")
     return config
+
+
+def base_of(config: PeftConfig, path: str | os.PathLike[str]) -> str:
+    """The base model that the configuration of the adapter in `path` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if not config.base_model_name_or_path:
+        raise ValueError(
+            f"`base_model_name_or_path` must be in the configuration of {path}, but is not; load the base model "
+            "yourself, and give both to `PeftModel.from_pretrained`."
+        )
+    return config.base_model_name_or_path
 
 
 def _damaged(path: str, base: str, of_the_hub: dict[str, Any]) -> str:

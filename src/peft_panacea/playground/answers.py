@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..completions.batch import tokenize
-from ..completions.decoding import draw
+from ..completions.decoding import LOST, draw
 from ..completions.sampling import end_tokens
 from ..tuner import Preferences, first_active
 
@@ -43,7 +43,8 @@ def stream(
         B texts, so far.
 
     Raises:
-        ValueError: a prompt without text or as long as the model's limit, or preferences that are none.
+        ValueError: a prompt without text or as long as the model's limit, preferences that are none, or logits that
+            are nan.
     """
     rows = model.peft_config[first_active(model)].parse_preference(preferences)
     before = _tokens(model, tokenizer, prompt)
@@ -54,6 +55,8 @@ def stream(
     ended, answers, cache = [False] * len(rows), [list(before) for _ in rows], None
     for _ in range(max_new_tokens if limit is None else min(max_new_tokens, limit - len(before))):
         logits, cache = _step(model, ids, rows, cache)
+        if lost := int(logits.isnan().any(-1).sum()):
+            raise ValueError(LOST.format(lost))
         if temperature > 0:
             uniform = torch.rand(1, 1, dtype=torch.float64, generator=generator).expand(len(rows), 1)
             chosen = draw(logits / temperature, uniform).tolist()

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ..tuner import first_active
+from ..tuner.bounds import limits, nearest
 from .answers import stream
 from .download import zipped_lora
 
@@ -33,6 +34,7 @@ class Handlers:
     Attributes:
         objectives: The m names.
         preference: The adapter's own at first, [m].
+        other: For comparison, as much of the first objective as is allowed, [m].
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -40,6 +42,8 @@ class Handlers:
         config = model.peft_config[first_active(model)]
         self.objectives: list[str] = config.objective_names
         self.preference: list[float] = config.initial_preference
+        bounds = limits(config.preference_bounds or {}, self.objectives)
+        self.other = nearest([1.0, *[0.0] * (len(self.objectives) - 1)], *bounds)
 
     def answer(self, prompt: str, *values: float) -> Iterator[str]:
         """Under one preference: m weights, then temperature, tokens and seed."""

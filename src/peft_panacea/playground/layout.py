@@ -53,7 +53,7 @@ def page(model: Any, tokenizer: Any, title: str, on_front: OnFront | None = None
                     with gr.Column(min_width=280):
                         first, text = _side(handlers.preference, objectives)
                     with gr.Column(min_width=280, visible=False) as other:
-                        second, second_text = _side([1.0, *[0.0] * (len(objectives) - 1)], objectives)
+                        second, second_text = _side(handlers.other, objectives)
             with gr.Column(scale=2, min_width=320):
                 if on_front is not None:
                     front_panel(on_front, comparing, first, second)

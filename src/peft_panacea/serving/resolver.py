@@ -14,7 +14,8 @@ from huggingface_hub import snapshot_download
 
 from ..convert.lora import write_lora
 from ..convert.saved import SavedSource
-from ..steps import in_steps
+from ..steps import in_steps, limits_in_steps
+from ..tuner.bounds import limits, nearest
 from ..written import read_preference
 from .cache import ExportCache
 
@@ -98,7 +99,8 @@ class PanaceaResolver:
     def export(self, name: str, words: list[str] | None) -> Path:
         """The folder of the LoRA at the preference that the words say, or at the default.
 
-        What has a name, which may be off the simplex, is exported as it is. The rest is rounded.
+        What has a name, which may be off the simplex, is exported as it is. The rest is rounded, within the adapter's
+        bounds, unless these leave no hundredths.
         """
         source = SavedSource(_folder(self.adapters[name]))
         if besides := source.trained_besides():
@@ -106,9 +108,14 @@ class PanaceaResolver:
         said = source.config.initial_preference if words is None else read_preference(words, "preference")
         exported, key = source.one_preference(said, extrapolate=False), said
         if not isinstance(said, str):
-            steps = in_steps(exported.tolist(), STEPS)
-            exported = source.one_preference([step / STEPS for step in steps], extrapolate=False)
-            key = "-".join(map(str, steps))
+            config = source.config
+            bounds = limits_in_steps(*limits(config.preference_bounds or {}, config.objective_names), STEPS)
+            if bounds is None:
+                key = "exactly-" + "-".join(f"{entry:.6f}" for entry in exported.tolist())
+            else:
+                steps = in_steps(nearest(exported.tolist(), *bounds), STEPS)
+                exported = source.one_preference([step / STEPS for step in steps], extrapolate=False)
+                key = "-".join(map(str, steps))
         version = metadata.version("peft-panacea")
         folder = f"{source.digest[:32]}-{version}-{key}"
         return self.exports.get(folder, lambda path: write_lora(source, exported, path))

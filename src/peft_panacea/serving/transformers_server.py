@@ -15,6 +15,7 @@ from typing import Any
 from peft import PeftConfig
 
 from ..extras import needs
+from ..hub import base_of
 from ..tuner import get_preference, preference
 
 with needs("serve"):
@@ -90,6 +91,10 @@ class _Models(ModelManager):
 
     def _load_model(self, model_id_and_revision: str, *args: Any, **kwargs: Any) -> Any:
         model = super()._load_model(_base(model_id_and_revision), *args, **kwargs)
+        processor = self._load_processor(model_id_and_revision)
+        tokens = len(getattr(processor, "tokenizer", processor))
+        if tokens > model.get_input_embeddings().num_embeddings:  # the adapter came with tokens of its own
+            model.resize_token_embeddings(tokens)
         adapter, revision = model_id_and_revision.rsplit("@", 1)
         model.load_adapter(adapter, adapter_kwargs={"revision": revision})
         return model
@@ -99,7 +104,7 @@ def _base(model_id_and_revision: str) -> str:
     """Of an adapter, as transformers' server writes names."""
     adapter, revision = model_id_and_revision.rsplit("@", 1)
     config = PeftConfig.from_pretrained(adapter, revision=revision)
-    return f"{config.base_model_name_or_path}@{config.revision or 'main'}"
+    return f"{base_of(config, adapter)}@{config.revision or 'main'}"
 
 
 def pages(tokens: int) -> ContinuousBatchingConfig:
