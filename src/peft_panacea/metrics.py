@@ -8,6 +8,7 @@ the one given, a number is not finite, or `maximise` is something else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,9 +61,8 @@ def hypervolume(values: ArrayLike, reference: ArrayLike, *, maximise: Direction 
 def hypervolume_is_exact(n: int, m: int) -> bool:
     """Whether `hypervolume` is exact for n points in m objectives. It is as long as that takes about a second.
 
-    Args:
-        n: How many different non-dominated points exceed the reference. What is True for all N is True for these.
-        m: Number of objectives.
+    Of the n points only those count that are different, non-dominated and exceed the reference. What is True for all
+    points is True for these.
 
     >>> hypervolume_is_exact(1001, 2), hypervolume_is_exact(55, 10), hypervolume_is_exact(220, 10)
     (True, True, False)
@@ -102,8 +102,7 @@ def sparsity(values: ArrayLike, *, maximise: Direction = True) -> float:
     along the front. For more there is no such order, the paper's is unknown, and the number depends on which objective
     comes first.
 
-    Returns:
-        In squared units of the objectives; 0 for one point, although it has no neighbour.
+    In squared units of the objectives; 0 for one point, although it has no neighbour.
 
     >>> sparsity([[0, 3], [1, 2], [3, 0], [0, 0]])
     2.5
@@ -127,8 +126,7 @@ def sparsity_per_objective(values: ArrayLike, *, maximise: Direction = True) -> 
 def spacing(values: ArrayLike, *, maximise: Direction = True) -> float:
     """Panacea's spacing: standard deviation of the Euclidean distances from non-dominated points to their nearest one.
 
-    Returns:
-        In units of the objectives, ≥ 0; 0 if the points are evenly spaced, and for one or two points. With 1/N.
+    In units of the objectives, ≥ 0; 0 if the points are evenly spaced, and for one or two points. With 1/N.
 
     >>> spacing([[0, 10], [3, 6], [9, -2], [0, 0]])
     2.357022603955158
@@ -147,9 +145,7 @@ def schott_spacing(values: ArrayLike, *, maximise: Direction = True) -> float:
 
 
 def monotonicity(values: ArrayLike, preferences: ArrayLike, *, maximise: Direction = True) -> Array:
-    """Spearman's rank correlation of every objective with its own weight, over the preferences.
-
-    Equal numbers, exactly equal, share the mean of their ranks.
+    """Spearman's rank correlation of every objective with its own weight; equal numbers share the mean of their ranks.
 
     Args:
         values: [N, m]
@@ -195,18 +191,26 @@ def calibration(values: ArrayLike, preferences: ArrayLike) -> float:
     weights = _array("preferences", preferences, *points.shape)
     if len(np.unique(weights, axis=0)) < len(weights):
         raise ValueError("`preferences` must be different from each other, but got the same one twice.")
-    distances = np.linalg.norm(weights[:, None] - weights, axis=2)
-    neighbours = np.triu(np.ones_like(distances, dtype=bool), k=1)
-    for row in distances:  # equal distances differ by rounding, so closer means by 0.1 %
-        neighbours &= np.maximum(row[:, None], row) >= 0.999 * distances
-    first, second = neighbours.nonzero()
+    first, second, step = _edges(weights.tobytes(), weights.shape)
     extent = np.ptp(points, axis=0)
     points = points / np.where(extent > 0, extent, 1)
-    outcome, step = np.linalg.norm(points[first] - points[second], axis=1), distances[first, second]
+    outcome = np.linalg.norm(points[first] - points[second], axis=1)
     if len(step) < 2 or outcome.sum() == 0:
         return float(outcome.sum() > 0)
     a, b = outcome / outcome.sum(), step / step.sum()
     return float(np.clip(1 - np.abs(a - b).sum() / 2 / (1 - b.min()), 0, 1))
+
+
+@lru_cache(maxsize=4)  # a bootstrap asks for those of one front a thousand times, and they take N³
+def _edges(weights: bytes, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
+    """The relative neighbourhood graph of N points, bytes of float64: both ends and the length of each edge."""
+    points = np.frombuffer(weights).reshape(shape)
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    neighbours = np.triu(np.ones_like(distances, dtype=bool), k=1)
+    for row in distances:  # equal distances differ by rounding, so closer means by 0.1 %
+        neighbours &= np.maximum(row[:, None], row) >= 0.999 * distances
+    first, second = neighbours.nonzero()
+    return first, second, distances[first, second]
 
 
 def coverage(values: ArrayLike, other: ArrayLike, *, maximise: Direction = True) -> float:

@@ -151,6 +151,7 @@ def one_prompt(front):
         (lambda f: f.choose("x", {}), r"`maximise` must name objectives of \['a', 'b'\], but got 'x'"),
         (lambda f: f.choose("a", {"x": 1}), r"`subject_to` must name objectives of \['a', 'b'\], but got 'x'"),
         (lambda f: f.nearest({"x": 1}), r"`target` must name objectives of \['a', 'b'\], but got 'x'"),
+        (lambda f: f.nearest({"a": np.nan}), r"`target\['a'\]` must be a finite number, but got nan"),
         (lambda f: f.nearest({}), "`target` must name at least one objective, but got none"),
         (lambda f: f.choose("a", {}, level=1.0), r"`level` must be between 0 and 1, but got 1\.0"),
         (lambda f: f.nearest({"a": 1}, level=0), "`level` must be between 0 and 1, but got 0"),

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -409,6 +410,7 @@ def test_a_record_of_something_else_is_refused_by_name(model, tokenizer, tmp_pat
     for arguments, options, found in (
         ((echo, PROMPTS[1:], REWARDS, GRID), {}, "prompts"),
         ((echo, PROMPTS, REWARDS, GRID), {"columns": {"answer": PROMPTS}}, "prompts"),
+        ((echo, PROMPTS, REWARDS, GRID), {"columns": {"answer": [np.zeros(2000)] * len(PROMPTS)}}, "prompts"),
         ((echo, PROMPTS, REWARDS, GRID[1:]), {}, "preferences"),
         ((echo, PROMPTS, other, GRID), {}, "rewards"),
         ((echo, PROMPTS, REWARDS, GRID), {"samples": 2, "seed": 1}, "samples, seed"),
@@ -454,18 +456,20 @@ def test_adapters_of_any_name_and_with_counted_objectives(tokenizer):
     ask = partial(evaluate_front, model, PROMPTS[:1], preferences=GRID, tokenizer=tokenizer, max_new_tokens=2)
     first = ask(rewards=REWARDS).details["adapter"]
     model.set_adapter("other")
-    with pytest.raises(
-        ValueError, match=r"`rewards` must be in the adapter's order \['b', 'a'\], but got \['a', 'b'\]"
-    ):
-        ask(rewards=REWARDS)
+    for names in ("ab", "bc", "cd"):
+        with pytest.raises(
+            ValueError, match=r"`rewards` must be of \['b', 'a'\], in the adapter's order, but got \['"
+        ):
+            ask(rewards=dict(zip(names, REWARDS.values(), strict=True)))
     assert ask(rewards={"b": brief, "a": numbers_in}).details["adapter"] != first
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"preferences": [[1.0]]}, ValueError, r"`preferences` must be finite, of shape \(K, 2\), but got \(1, 1\)"),
-        ({"preferences": [[np.nan, 1]]}, ValueError, "`preferences` must be finite"),
+        ({"preferences": [[1.0]]}, ValueError, r"`preferences` must have shape \(K, 2\), but got \(1, 1\)"),
+        ({"preferences": [[np.nan, 1]]}, ValueError, "`preferences` must hold finite numbers, but got nan"),
+        ({"details": {"folder": Path("x")}}, TypeError, "`details` must have what JSON has, but got .*PosixPath"),
         ({"prompts": []}, ValueError, r"`len\(prompts\)` must be at least 1, but got 0"),
         ({"samples": 0}, ValueError, "`samples` must be at least 1, but got 0"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1, but got 0"),
@@ -551,3 +555,13 @@ def test_preferences_off_the_simplex_when_asked_for(model, tokenizer):
     expected = np.stack([reward(texts, prompts=PROMPTS) for reward in REWARDS.values()], axis=1)
     np.testing.assert_allclose(front.scores[0], expected)
     assert (front.scores[0] != front.scores[1]).any()
+
+
+def test_arrays_in_columns_count_with_every_number(tmp_path):
+    """Their text is abbreviated."""
+    columns = [{"number": [np.r_[np.zeros(1000), x, np.zeros(1000)]] * len(PROMPTS)} for x in (0.0, 1.0)]
+    rewards = {"a": lambda texts, number, **_: [float(x.sum()) for x in number], "b": brief}
+    ask = partial(evaluate_front, echo, PROMPTS, rewards, GRID, record=tmp_path / "record")
+    same(ask(columns=columns[0]), ask(columns={"number": [array.copy() for array in columns[0]["number"]]}))
+    with pytest.raises(ValueError, match=r"has other prompts\."):
+        ask(columns=columns[1])

@@ -257,7 +257,10 @@ def test_what_is_not_installed_is_missed_by_the_command_that_installs_it(monkeyp
         ({"scores": np.zeros((5, 0, 2))}, r"`scores` must have shape \(5, P, 2\), but got \(5, 0, 2\)"),
         ({"scores": np.zeros((4, 3, 2))}, r"`scores` must have shape \(5, P, 2\), but got \(4, 3, 2\)"),
         ({"scores": np.full((5, 12, 2), np.nan)}, "`scores` must hold finite numbers, but got nan"),
-        ({"maximise": [True]}, "`maximise` must have 2 entries, but got 1"),
+        ({"maximise": [True]}, r"`maximise` must be a bool or 2 of them, but got \[True\]"),
+        ({"maximise": [1, -1]}, r"`maximise` must be a bool or 2 of them, but got \[1, -1\]"),
+        ({"maximise": ["max", "min"]}, "`maximise` must be a bool or 2 of them"),
+        ({"maximise": {"a": True, "b": False}}, "`maximise` must be a bool or 2 of them"),
         ({"base": np.zeros((3, 2))}, r"`base` must have shape \(12, 2\), but got \(3, 2\)"),
         ({"reference": [0]}, r"`reference` must have shape \(2,\), but got \(1,\)"),
         ({"normalisation": ([0, 0], [1, 0])}, r"positive standard deviations, but got \[1.0, 0.0\]"),
@@ -278,3 +281,11 @@ def test_what_is_no_level(level):
     for ask in (front().interval, lambda x: front().metric_intervals(level=x)):
         with pytest.raises(ValueError, match=f"`level` must be between 0 and 1, but got {level}"):
             ask(level)
+
+
+def test_whoever_writes_into_their_arrays_does_not_change_a_front():
+    preferences, scores = np.eye(2), np.zeros((2, 3, 2))
+    measured = Front(["a", "b"], preferences, scores)
+    preferences += 1
+    scores += 1
+    assert (measured.preferences.sum(), measured.scores.sum()) == (2, 0)

@@ -80,7 +80,7 @@ def test_what_teaches_most_is_asked_first(fit):
         ({"margins": np.zeros((3, 2))}, r"`scale` must be given where half of the margins are 0, but got None"),
         ({"scale": 0.0}, r"`scale` must be a positive number, but got 0.0"),
         ({"scale": np.inf}, r"`scale` must be a positive number, but got inf"),
-        ({"bounds": {"cold": (0, 1)}}, r"`preference_bounds` must name objectives of .* but got 'cold'"),
+        ({"bounds": {"cold": (0, 1)}}, r"`bounds` must name objectives of .* but got 'cold'"),
     ],
 )
 def test_what_cannot_be_right_is_refused(arguments, message):

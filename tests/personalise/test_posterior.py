@@ -111,3 +111,15 @@ def test_ten_objectives():
     std = np.sqrt(mass @ (draws - mean) ** 2)
     assert mean[3] > 0.12, "the answers say something"
     np.testing.assert_array_less(abs(found.preference - mean), SIGMAS * std * math.sqrt(2 / PARTICLES + 1 / effective))
+
+
+def test_answers_one_by_one_are_all_of_them():
+    """Rounding is not carried from one to the next."""
+    margins = answered([0.3, 0.55, 0.15], 0.6, 60)
+    at_once = fit_margins(margins, NAMES[:3], scale=2.0)
+    found = fit_margins(margins[:1], NAMES[:3], scale=2.0)
+    for one in margins[1:]:
+        found = found.update(one[None])
+    assert abs(found.preferences.sum(1) - 1).max() < 1e-12
+    spread = at_once.preferences.std(0) / math.sqrt(PARTICLES / 10)  # draws of one particle's line are correlated
+    assert (abs(found.preferences.mean(0) - at_once.preferences.mean(0)) < SIGMAS * spread).all()

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     front.to_json(output / "front.json")
     plot_fronts(front).savefig(output / "front.png", dpi=150)
     if output == Path(args.path):
-        write_card(output)
+        write_card(output, front)
     comparison = fronts.compare(front, other) if other is not None else None
     if args.json:
         found = {"front": str(output / "front.json"), "metrics": front.metrics(), "comparison": comparison}

@@ -26,7 +26,6 @@ from ..completions import (
     sample,
     tokenize,
 )
-from ..tuner.steering import get_objectives
 
 Array: TypeAlias = "np.ndarray"
 
@@ -88,7 +87,10 @@ class SteeredModel:
             raise RuntimeError("`model` must not be merged, but it is; call `unmerge_adapter` first.")
         check_can_sample(model, tokenizer)
         self.model, self.tokenizer, self.generation = model, tokenizer, generation
-        self.extrapolate, self.objectives = extrapolate, get_objectives(model)
+        self.extrapolate, named = extrapolate, model.peft_config[model.active_adapter].objectives
+        self.objectives = (
+            None if isinstance(named, int) else named
+        )  # None: only counted, so rewards may have any names
         # In half precision a cached step rounds otherwise than a whole forward, and other rows beside it do so too:
         # KL, the small difference of two log-probabilities, is then measured by two forwards that are alike.
         self.is_half = model.dtype in (torch.bfloat16, torch.float16)

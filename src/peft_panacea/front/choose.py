@@ -113,6 +113,9 @@ def nearest(between: Interpolation, target: Mapping[str, float], unit: Array) ->
     if not target:
         raise ValueError("`target` must name at least one objective, but got none.")
     columns = [between.index("target", name) for name in target]
+    for name, value in target.items():
+        if not np.isfinite(value):
+            raise ValueError(f"`target[{name!r}]` must be a finite number, but got {value}.")
     unit = np.where(unit > 0, unit, 1.0)
     distance = (between.values[:, columns] - np.array(list(target.values()))) / unit[columns]
     return between.choice(int(np.argmin((distance**2).sum(axis=1))))

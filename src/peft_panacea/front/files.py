@@ -43,6 +43,18 @@ def read_front(path: Path, names: Collection[str]) -> dict[str, Any]:
     return content
 
 
+def check_plain(name: str, value: Any) -> None:
+    """Whether it can be written.
+
+    Raises:
+        TypeError: there is something in it that JSON has not.
+    """
+    try:
+        json.dumps(_plain(value))
+    except TypeError as error:
+        raise TypeError(f"`{name}` must have what JSON has, but got something else: {error}.") from None
+
+
 def _plain(value: Any) -> Any:
     """For JSON, at every depth: arrays as lists of numbers with 7 digits, NumPy's numbers as Python's."""
     if isinstance(value, np.ndarray | np.generic):

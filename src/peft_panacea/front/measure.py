@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -18,8 +16,9 @@ from ..completions import Prompt
 from ..rewards import Distinct, length
 from ..seeding import derive
 from .answers import Answers, SteeredFunction, SteeredModel, name_of
+from .files import check_plain
 from .processes import first_does, rank_and_size, share_out
-from .record import Item, Numbers, append_batch, open_record
+from .record import Item, Numbers, append_batch, digest, open_record
 from .result import Front, double
 
 Array: TypeAlias = "np.ndarray"
@@ -91,8 +90,11 @@ def evaluate_front(
         RuntimeError: the model's adapter is merged.
     """
     weights = double(preferences)
-    if weights.ndim != 2 or weights.shape[1] != len(rewards) or not weights.size or not np.isfinite(weights).all():
-        raise ValueError(f"`preferences` must be finite, of shape (K, {len(rewards)}), but got {weights.shape}.")
+    if weights.ndim != 2 or weights.shape[1] != len(rewards) or not weights.size:
+        raise ValueError(f"`preferences` must have shape (K, {len(rewards)}), but got {weights.shape}.")
+    if not np.isfinite(weights).all():
+        raise ValueError(f"`preferences` must hold finite numbers, but got {weights[~np.isfinite(weights)][0]}.")
+    check_plain("details", details)
     known, settings = _measured(
         model,
         prompts,
@@ -169,9 +171,11 @@ def _measured(
             raise ValueError(f"`columns` must have names other than {', '.join(GIVEN)}, but got {name!r}.")
         if len(column) != len(prompts):
             raise ValueError(f"`columns[{name!r}]` must have {len(prompts)} values, but got {len(column)}.")
-    answer = _answerer(model, tokenizer, generation, list(rewards), extrapolate)
+    answer = _answerer(model, tokenizer, generation, extrapolate)
+    if isinstance(answer, SteeredModel) and len(weights) and answer.objectives not in (None, list(rewards)):
+        raise ValueError(f"`rewards` must be of {answer.objectives}, in the adapter's order, but got {list(rewards)}.")
     settings = {
-        "prompts": _digest([list(prompts), {k: list(v) for k, v in columns.items()}] if columns else list(prompts)),
+        "prompts": digest([list(prompts), {k: list(v) for k, v in columns.items()}] if columns else list(prompts)),
         "rewards": {objective: name_of(reward) for objective, reward in rewards.items()},
         "samples": samples,
         "batch_size": batch_size,
@@ -208,16 +212,13 @@ def _measured(
 
 
 def _answerer(
-    model: Any, tokenizer: Any, generation: dict[str, Any], objectives: list[str], extrapolate: bool
+    model: Any, tokenizer: Any, generation: dict[str, Any], extrapolate: bool
 ) -> SteeredModel | SteeredFunction:
     if not isinstance(model, torch.nn.Module):
         if generation:
             raise TypeError(f"`generation` must be empty for a function, but got {', '.join(generation)}.")
         return SteeredFunction(model)
-    steered = SteeredModel(model, tokenizer, generation, extrapolate=extrapolate)
-    if set(steered.objectives) == set(objectives) and steered.objectives != objectives:
-        raise ValueError(f"`rewards` must be in the adapter's order {steered.objectives}, but got {objectives}.")
-    return steered
+    return SteeredModel(model, tokenizer, generation, extrapolate=extrapolate)
 
 
 def _batches(lengths: list[int], K: int, samples: int, size: int, base: bool) -> Iterator[list[Item]]:
@@ -285,7 +286,3 @@ def _front(
         if len(each) > 1 and (np.ptp(each, axis=0) > 0).all():
             common["normalisation"] = each.mean(axis=0), each.std(axis=0, ddof=1)
     return Front(objectives, preferences, scores.mean(axis=2), **common)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

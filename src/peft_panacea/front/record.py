@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,3 +65,12 @@ def _check(path: Path, line: bytes, settings: dict[str, Any]) -> None:
     differing = [key for key in {**first, **settings} if first.get(key) != settings.get(key)]
     if differing:
         raise ValueError(f"`record` must hold this measurement, but {path} has other {', '.join(differing)}.")
+
+
+def digest(value: Any) -> str:
+    """Of prompts and columns, 16 hexadecimal digits; what JSON has not counts with all that is in it."""
+
+    def content(part: Any) -> Any:
+        return part.tolist() if hasattr(part, "tolist") else pickle.dumps(part).hex()
+
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=content).encode()).hexdigest()[:16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from .choose import Choice
@@ -21,6 +22,7 @@ def describe_work(prompts: int, preferences: int, samples: int, batch_size: int,
     )
 
 
+@lru_cache(maxsize=1)  # which the card and the command want, and large fronts take minutes for
 def describe(front: Front) -> str:
     """What each preference and the base model attain, and the metrics, with 95 % intervals over the prompts.
 

@@ -41,7 +41,7 @@ class Front:
             are to be compared; see docs/metrics.md.
         side_effects: Name → [K, P], what nobody weighted, such as length.
         base_side_effects: Name → [P], the same before adaptation.
-        details: Whatever says how it was measured: seed, model, adapter, versions.
+        details: Whatever says how it was measured, in what JSON has: seed, model, adapter, versions.
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, a standard deviation that is not positive, a
@@ -71,9 +71,10 @@ class Front:
         P = scores.shape[1] if scores.ndim == 3 else 0
         if P == 0 or scores.shape != (K, P, m):
             raise ValueError(f"`scores` must have shape ({K}, P, {m}), but got {scores.shape}.")
-        maximise = (self.maximise,) * m if isinstance(self.maximise, bool) else tuple(map(bool, self.maximise))
-        if len(maximise) != m:
-            raise ValueError(f"`maximise` must have {m} entries, but got {len(maximise)}.")
+        up: Array = np.asarray(self.maximise)
+        if up.dtype != bool or up.shape not in ((), (m,)):
+            raise ValueError(f"`maximise` must be a bool or {m} of them, but got {self.maximise!r}.")
+        maximise = tuple(np.broadcast_to(up, (m,)).tolist())
         arrays: dict[str, Any] = {
             "preferences": _finite("preferences", preferences, (K, m)),
             "scores": _finite("scores", scores, (K, P, m)),
@@ -233,7 +234,7 @@ def double(preferences: Any) -> Array:
 
 
 def _finite(name: str, value: Any, shape: tuple[int, ...]) -> Array:
-    array = np.asarray(value, dtype=float)
+    array = np.array(value, dtype=float)  # a copy: whoever goes on writing into theirs does not change a front
     if array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}, but got {array.shape}.")
     if not np.isfinite(array).all():

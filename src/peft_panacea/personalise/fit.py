@@ -57,7 +57,7 @@ def fit_margins(
     if len(names) < 2:
         raise ValueError(f"`objectives` must be at least 2 to choose between, but got {list(names)}.")
     found = checked_margins(margins, names)
-    kept = checked_bounds(bounds or {}, names)
+    kept = checked_bounds(bounds or {}, names, "bounds")
     if scale is None:
         scale = float(np.median(np.abs(found))) if len(found) else 0.0
         if scale == 0:

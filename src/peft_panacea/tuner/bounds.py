@@ -17,29 +17,31 @@ BOUND_TOLERANCE = 1e-6
 """How far outside its bounds a weight may lie and still be moved to them: room for float32, not for another weight."""
 
 
-def checked_bounds(bounds: Any, objectives: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """The bounds as they are saved.
+def checked_bounds(
+    bounds: Any, objectives: Sequence[str], what: str = "preference_bounds"
+) -> dict[str, tuple[float, float]]:
+    """The bounds as they are saved; errors call them `what`.
 
     Raises:
         TypeError: `bounds` is no mapping from objectives to pairs of numbers.
         ValueError: an objective is unknown, a pair is not 0 ≤ least ≤ greatest ≤ 1, or no preference is within all.
     """
     if not isinstance(bounds, Mapping):
-        raise TypeError(f"`preference_bounds` must map objectives to (least, greatest), but got {bounds!r}.")
+        raise TypeError(f"`{what}` must map objectives to (least, greatest), but got {bounds!r}.")
     found = {}
     for name, pair in bounds.items():
         if name not in objectives:
-            raise ValueError(f"`preference_bounds` must name objectives of {list(objectives)}, but got {name!r}.")
+            raise ValueError(f"`{what}` must name objectives of {list(objectives)}, but got {name!r}.")
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_real, pair))):
-            raise TypeError(f"`preference_bounds[{name!r}]` must be (least, greatest), but got {pair!r}.")
+            raise TypeError(f"`{what}[{name!r}]` must be (least, greatest), but got {pair!r}.")
         least, greatest = map(float, pair)
         if not 0 <= least <= greatest <= 1:
-            raise ValueError(f"`preference_bounds[{name!r}]` must have 0 ≤ least ≤ greatest ≤ 1, but got {pair!r}.")
+            raise ValueError(f"`{what}[{name!r}]` must have 0 ≤ least ≤ greatest ≤ 1, but got {pair!r}.")
         found[name] = (least, greatest)
     lows, highs = limits(found, objectives)
     if math.fsum(lows) > 1 or math.fsum(highs) < 1:
         raise ValueError(
-            "`preference_bounds` must leave weights that sum to 1, but the least sum to "
+            f"`{what}` must leave weights that sum to 1, but the least sum to "
             f"{math.fsum(lows):.6g} and the greatest to {math.fsum(highs):.6g}."
         )
     return found
