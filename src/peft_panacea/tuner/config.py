@@ -200,6 +200,12 @@ class PanaceaConfig(PeftConfig):
             return self.default_preference or uniform
         return nearest(uniform, *limits(self.preference_bounds, names))
 
+    @property
+    def lora_rank(self) -> int:
+        """The rank of the adapter at one preference as LoRA: the largest r + m·R of any layer."""
+        r = max([self.r, *(self.rank_pattern or {}).values()])
+        return r + len(self.objective_names) * self.preference_rank
+
     def parse_preference(self, preference: Preferences, *, extrapolate: bool = False) -> Tensor:
         """The function of this name, for the objectives of this adapter, its bounds and names."""
         return parse_preference(
