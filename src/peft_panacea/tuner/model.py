@@ -116,13 +116,27 @@ class PanaceaModel(BaseTuner):
                 f"Merging rounds every adapted weight to {half.pop()} once more, which moves the logits about as much "
                 "as this dtype does by itself, and unmerging does not give the weights back exactly. Call "
                 "`model.float()` first and leave the merged model in float32, or keep the adapter unmerged.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As in PEFT, but refused before any layer is merged."""
+        self._check_mergeable(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self, merge: bool = True, *, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> nn.Module:
+        if merge:
+            self._check_mergeable(adapter_names)
+        model = super()._unload_and_optionally_merge(merge, adapter_names=adapter_names, **kwargs)
         unhook(model)
         return model
+
+    def _check_mergeable(self, adapter_names: list[str] | None) -> None:
+        for module in self.modules():
+            if isinstance(module, PanaceaLinear):
+                module.mergeable(adapter_names)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
