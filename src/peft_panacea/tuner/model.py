@@ -54,11 +54,16 @@ class PanaceaModel(BaseTuner):
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _pre_injection_hook(self, model: nn.Module, config: PanaceaConfig, adapter_name: str) -> None:
+        config.check_preferences()
         layer = steering.find_layer(model)
         self.preference_state = PreferenceState() if layer is None else layer.preference_state
         preserve_preference_in_recomputation(model, self.preference_state)
         repeat_preferences_with_rows(model, self.preference_state)
         steer_requests(model, self.preference_state)
+
+    def _check_new_adapter_config(self, config: PanaceaConfig) -> None:
+        super()._check_new_adapter_config(config)
+        config.check_preferences()
 
     def _prepare_adapter_config(self, peft_config: PanaceaConfig, model_config: dict[str, Any]) -> PanaceaConfig:
         if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
