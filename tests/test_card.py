@@ -44,6 +44,19 @@ def test_a_saved_adapter_says_how_it_is_steered(folder):
     assert "More Information Needed" not in card.text
 
 
+def test_it_is_of_an_adapter_that_is_saved(tmp_path):
+    model = steered(llama(), objectives=["kind", "brief"])
+    model.add_adapter("other", PanaceaConfig(objectives=["x", "y", "z"]))
+    for selected, told in ((["other"], "**x**, **y**, **z**"), (["other", "default"], "**x**"), (None, "**kind**")):
+        model.save_pretrained(tmp_path, selected_adapters=selected)
+        assert f"a preference over {told}" in (tmp_path / "README.md").read_text()
+        (tmp_path / "README.md").unlink()
+    model.save_pretrained(tmp_path, True, ["other"])
+    assert "**x**" in (tmp_path / "README.md").read_text(), "also where it is no keyword"
+    model.create_or_update_model_card(tmp_path)
+    assert "**kind**" in (tmp_path / "README.md").read_text()
+
+
 def test_names_of_preferences_stand_in_it(tmp_path, folder):
     assert "have names" not in (folder / "README.md").read_text()
     named = {"both": [1.0, 0.75]}
