@@ -1,16 +1,20 @@
 """The card says how to steer, what is attained, and keeps what its owner has written."""
 
+import ast
 import json
 import re
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from conftest import llama, steered
-from peft_panacea.card import BEGIN, END, write_card
+from peft_panacea import PanaceaConfig
+from peft_panacea.card import BEGIN, END, new_card, renewed, write_card
+from peft_panacea.convert import export_lora
 from peft_panacea.front import Front, describe
 
 
@@ -40,6 +44,19 @@ def test_a_saved_adapter_says_how_it_is_steered(folder):
     assert "More Information Needed" not in card.text
 
 
+def test_it_is_of_an_adapter_that_is_saved(tmp_path):
+    model = steered(llama(), objectives=["kind", "brief"])
+    model.add_adapter("other", PanaceaConfig(objectives=["x", "y", "z"]))
+    for selected, told in ((["other"], "**x**, **y**, **z**"), (["other", "default"], "**x**"), (None, "**kind**")):
+        model.save_pretrained(tmp_path, selected_adapters=selected)
+        assert f"a preference over {told}" in (tmp_path / "README.md").read_text()
+        (tmp_path / "README.md").unlink()
+    model.save_pretrained(tmp_path, True, ["other"])
+    assert "**x**" in (tmp_path / "README.md").read_text(), "also where it is no keyword"
+    model.create_or_update_model_card(tmp_path)
+    assert "**kind**" in (tmp_path / "README.md").read_text()
+
+
 def test_names_of_preferences_stand_in_it(tmp_path, folder):
     assert "have names" not in (folder / "README.md").read_text()
     named = {"both": [1.0, 0.75]}
@@ -52,6 +69,31 @@ def test_its_code_works_as_it_stands(folder):
     names: dict = {}
     exec(code.replace("PATH", str(folder)), names)
     assert names["model"].get_preference().tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"objectives": m} for m in range(3, 11)),
+        {"objectives": 3, "preference_bounds": {"objective_0": (0, 1 / 6)}},
+        {"objectives": 2, "preference_bounds": {"objective_0": (2 / 3, 1)}},
+    ],
+    ids=str,
+)
+def test_its_preference_is_one(options):
+    """Also where the weights are no short decimals."""
+    config = PanaceaConfig(**options)
+    given = re.search(r"set_preference\(({.*})\)", renewed(new_card("", config), config)).group(1)
+    expected = config.parse_preference(config.initial_preference)
+    torch.testing.assert_close(config.parse_preference(ast.literal_eval(given)), expected)
+
+
+def test_it_says_the_rank_of_what_export_writes(tmp_path):
+    model = steered(llama(), r=1, preference_rank=2, rank_pattern={"q_proj": 5})
+    export_lora(model, [0.5, 0.5], tmp_path)
+    rank = LoraConfig.from_pretrained(tmp_path).r
+    assert model.peft_config["default"].lora_rank == rank
+    assert f"is a plain LoRA of rank {rank}," in renewed("", model.peft_config["default"])
 
 
 def test_saving_again_renews_its_part_and_nothing_else(folder):

@@ -190,7 +190,7 @@ def is_on_the_hub(base_model: str | None) -> bool:
 def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: dict[str, str]) -> str:
     names, base = config.objective_names, config.base_model_name_or_path
     weights = dict(zip(names, map(float, config.initial_preference), strict=True))
-    preference = ", ".join(f'"{name}": {weight:.4g}' for name, weight in weights.items())
+    preference = ", ".join(f'"{name}": {weight:.8g}' for name, weight in weights.items())
     said = f"The base model is `{base}`, which is loaded with it."
     if not is_on_the_hub(base):
         said = (
@@ -206,7 +206,7 @@ def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: d
         preference="{" + preference + "}",
         named=_names(config),
         base=said if base else "Its configuration names no base model.",
-        rank=config.r + len(names) * config.preference_rank,
+        rank=config.lora_rank,
         measured=measured,
         least=least,
         licence=f"The licence of the base model{f' ({known})' if known else ''} holds for what is made with it.",

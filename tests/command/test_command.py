@@ -71,6 +71,12 @@ def test_info(folder, capsys):
     assert (found["objectives"], found["default preference"]) == (["kind", "brief"], {"kind": 0.5, "brief": 0.5})
 
 
+def test_info_says_the_largest_rank_of_any_layer(tmp_path, capsys):
+    PanaceaConfig(objectives=3, r=1, preference_rank=2, rank_pattern={"q_proj": 5}).save_pretrained(tmp_path)
+    assert main(["info", str(tmp_path)]) == 0
+    assert "rank as LoRA:       11" in capsys.readouterr().out.splitlines()
+
+
 def test_info_says_the_bounds(tmp_path, capsys):
     PanaceaConfig(objectives=["kind", "brief"], preference_bounds={"kind": (0.25, 1)}).save_pretrained(tmp_path)
     assert main(["info", str(tmp_path)]) == 0

@@ -91,6 +91,16 @@ def test_a_grid(model, tokens, tmp_path):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_grid_takes_whatever_one_export_takes(tokens, tmp_path):
+    """Preferences with names off the simplex, and what sums to 1 only nearly."""
+    model = steered(fresh(llama), named_preferences={"strong": [1.0, 0.7]})
+    strong, nearly = export_lora_grid(model, ["strong", [0.50005, 0.50005]], tmp_path)
+    assert [strong.name, nearly.name] == ["1,0.7", "0.50005,0.50005"]
+    set_preference(model, "strong")
+    torch.testing.assert_close(logits(load(llama, strong), tokens), logits(model, tokens), rtol=1e-4, atol=1e-4)
+    assert (nearly / "README.md").exists()
+
+
 def test_what_is_trained_besides_goes_along(tmp_path, tokens):
     def classifier():
         sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -242,6 +252,7 @@ def test_no_other_adapter_is_overwritten(model, tmp_path):
     for export in (
         lambda: export_lora(model, [0.5, 0.5], own),
         lambda: export_lora_grid(model, [[0.0, 1.0], [1.0, 0.0]], tmp_path),
+        lambda: export_lora_basis(model, own),
     ):
         with pytest.raises(ValueError, match=r"`path` must not hold another adapter, but .* has one of PANACEA"):
             export()
@@ -250,8 +261,9 @@ def test_no_other_adapter_is_overwritten(model, tmp_path):
     for preference in ([0.3, 0.7], [0.7, 0.3]):  # one's own export may be made again
         export_lora(model, preference, tmp_path / "lora")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`path` must be a folder"):
-        export_lora(model, [0.5, 0.5], tmp_path / "file")
+    for export in (lambda path: export_lora(model, [0.5, 0.5], path), lambda path: export_lora_basis(model, path)):
+        with pytest.raises(ValueError, match="`path` must be a folder"):
+            export(tmp_path / "file")
 
 
 def test_what_has_no_adapter_of_ours_is_refused(tmp_path):

@@ -1,8 +1,11 @@
 """Bounds on preferences hold at every door."""
 
 import copy
+import itertools
 import json
 import pickle
+import random
+from fractions import Fraction
 
 import pytest
 import torch
@@ -238,6 +241,49 @@ def test_nearest_is_within_and_no_other_is_nearer(region):
     towards = sum((p - f) * (c - f) for p, f, c in zip(point, found, centre, strict=True))
     assert towards <= 1e-9
     assert nearest(found, lows, highs) == pytest.approx(found, abs=1e-9)
+
+
+def exactly_nearest(row, lows, highs):
+    """In rational numbers: the sum of clip(row - t, low, high) is a line between neighbouring ends of intervals."""
+    row, lows, highs = ([Fraction(x) for x in numbers] for numbers in (row, lows, highs))
+
+    def shifted(t):
+        return [min(max(x - t, low), high) for x, low, high in zip(row, lows, highs, strict=True)]
+
+    ends = sorted({x - limit for x, *both in zip(row, lows, highs, strict=True) for limit in both})
+    sums = [sum(shifted(t)) for t in ends]
+    for (t, many), (u, few) in itertools.pairwise(zip(ends, sums, strict=True)):
+        if many >= 1 >= few:
+            return [float(x) for x in shifted(t if many == few else t + (u - t) * (many - 1) / (many - few))]
+    raise AssertionError
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nearest_of_numbers_of_any_size(seed):
+    """Of one, of different sizes, and equal ones."""
+    rng = random.Random(seed)
+    m = rng.randint(2, 5)
+    sizes = [10.0 ** rng.uniform(0, 38) for _ in range(rng.choice([1, m]))]
+    row = [rng.choice([0.0, 1.0, -1.0, rng.random()]) * rng.choice(sizes) + rng.random() for _ in range(m)]
+    lows = [rng.choice([0.0, rng.random() / m]) for _ in range(m)]
+    highs = [rng.choice([1.0, rng.uniform(1 / m, 1)]) for _ in range(m)]
+    found = nearest(row, lows, highs)
+    assert found == pytest.approx(exactly_nearest(row, lows, highs), abs=1e-9)
+    assert sum(found) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_nearest_preference_is_always_float32(bounded):
+    expected = torch.tensor([0.375, 0.375, 0.25])
+    assert torch.equal(bounded.nearest_preference([1e30, 1e30, 1e30]), expected)
+    for dtype in (torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            found = bounded.nearest_preference([1, 1, 1])
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert torch.equal(found, expected)
+    with torch.device("meta"):
+        assert torch.equal(bounded.nearest_preference([1, 1, 1]), expected)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import json
 import re
 
 import pytest
+from peft import get_peft_model
 
+from conftest import llama
 from peft_panacea import PanaceaConfig
 
 
@@ -83,6 +85,50 @@ def test_default_preference_is_uniform_if_unset():
 def test_bad_values_are_refused_by_name(field, value, error, message):
     with pytest.raises(error, match=re.escape(message)):
         PanaceaConfig(**{field: value})
+
+
+SET = [
+    ("preference_bounds", {"b": (0.25, 1)}, {"b": (0.25, 1.0)}),
+    ("named_preferences", {"x": {"b": 1, "a": 0}}, {"x": [0.0, 1.0]}),
+    ("default_preference", {"b": 0.25, "a": 0.75}, [0.75, 0.25]),
+]
+REFUSED = [
+    ("preference_bounds", {"harmles": (0.3, 1.0)}, "`preference_bounds` must name objectives of"),
+    ("named_preferences", {"x": [1.0]}, r"`named_preferences\['x'\]` must have 2 finite entries"),
+    ("default_preference", [0.5, 0.6], "`default_preference` must have 2 non-negative entries"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "stored"), SET)
+def test_what_is_set_later_is_saved_and_used_as_if_it_had_been_given(field, value, stored, tmp_path):
+    config = PanaceaConfig(objectives=["a", "b"])
+    setattr(config, field, value)
+    config.save_pretrained(tmp_path)
+    assert getattr(PanaceaConfig.from_pretrained(tmp_path), field) == getattr(config, field) == stored
+    other = PanaceaConfig(objectives=["a", "b"])
+    setattr(other, field, value)
+    get_peft_model(llama(), other)
+    assert getattr(other, field) == stored
+
+
+@pytest.mark.parametrize(("field", "value", "message"), REFUSED)
+def test_what_is_set_later_is_refused_before_anything_is_written_or_changed(field, value, message, tmp_path):
+    model = get_peft_model(llama(), PanaceaConfig(objectives=["a", "b"]))
+    config = PanaceaConfig(objectives=["a", "b"])
+    setattr(config, field, value)
+    setattr(model.peft_config["default"], field, value)
+    for save in (config.save_pretrained, model.save_pretrained):
+        with pytest.raises(ValueError, match=message):
+            save(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    base = llama()
+    before = set(vars(base))
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(base, config)
+    assert set(vars(base)) == before
+    with pytest.raises(ValueError, match=message):
+        model.add_adapter("second", config)
+    assert list(model.peft_config) == ["default"]
 
 
 def test_regular_expression_excludes_layer_indices():

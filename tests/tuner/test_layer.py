@@ -8,6 +8,7 @@ from peft import get_peft_model
 
 from conftest import MLP, gpt2, llama, randomise, steered
 from peft_panacea import PanaceaConfig
+from peft_panacea.tuner import PanaceaLinear
 
 
 @pytest.fixture(params=[llama, gpt2], ids=["Linear", "Conv1D"])
@@ -60,6 +61,26 @@ def test_rows_cannot_be_merged_and_nothing_changes(either, tokens):
             call()
     assert torch.equal(either(**tokens).logits, expected)
     assert all(torch.equal(weight, weights[name]) for name, weight in base_weights(either).items())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_one_of_several_adapters_with_rows_and_nothing_changes(either, named):
+    """Neither the layers of the others, nor those that only others have."""
+    either.add_adapter("more", PanaceaConfig(objectives=["a", "b"], target_modules=r".*\.1\..*(q_proj|c_attn)"))
+    either.base_model.set_adapter("default" if named else ["default", "more"])
+    either.set_preference([[1, 0], [0, 1]], "more")
+    names, weights = ["default", "more"] if named else None, base_weights(either)
+    for call in (either.merge_adapter, either.merge_and_unload):
+        with pytest.raises(ValueError, match="but adapter 'more' has 2 rows"):
+            call(adapter_names=names)
+    assert not any(getattr(module, "merged", False) for module in either.modules())
+    assert all(torch.equal(weight, weights[name]) for name, weight in base_weights(either).items())
+    layer = next(m for m in either.modules() if isinstance(m, PanaceaLinear) and "more" in m.panacea_svd)
+    with pytest.raises(ValueError, match="but adapter 'more' has 2 rows"):
+        layer.merge(adapter_names=names)
+    assert not layer.merged
+    either.merge_adapter(adapter_names=["default"])
+    assert layer.merged_adapters == ["default"]
 
 
 def test_safe_merge_refuses_a_broken_adapter(model):

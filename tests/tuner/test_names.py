@@ -90,6 +90,18 @@ def test_bounds_hold_for_names_too():
         parse_preference("both", ["a", "b"], names=NAMED, bounds={"b": (0.8, 1.0)})
 
 
+def test_the_default_may_be_a_name():
+    made = config(default_preference="kind")
+    assert made.initial_preference == made.default_preference == NAMED["kind"]
+    assert get_peft_model(llama(), made).get_preference().tolist() == pytest.approx(NAMED["kind"])
+    with pytest.raises(ValueError, match="`default_preference` must have 2 non-negative entries that sum to 1"):
+        config(default_preference="both")
+    with pytest.raises(ValueError, match=r"`default_preference` must be .* \['kind', 'both'\], but got 'best'"):
+        config(default_preference="best")
+    with pytest.raises(ValueError, match=r"`default_preference` must be .* \[\], but got 'kind'"):
+        PanaceaConfig(default_preference="kind")
+
+
 @pytest.mark.parametrize(
     ("named", "error", "message"),
     [

@@ -4,8 +4,10 @@ import asyncio
 import contextvars
 import copy
 import gc
+import itertools
 import pickle
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -146,6 +148,36 @@ def test_a_generator_that_is_closed_out_of_turn_leaves_the_inner_block_alone(sta
     assert seen(state) == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("close", [lambda generator: generator.close(), lambda g: in_a_thread(g.close)])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_generators_may_be_closed_in_any_order(close, order, state):
+    """What is seen is the innermost that is open, within another block and after it."""
+    for around in (False, True):
+        generators = [steps(state, preference) for preference in (A, B, C)]
+        for generator in generators:
+            next(generator)
+        last = state.block({"x": torch.tensor([0.1, 0.9])}) if around else nullcontext()
+        with last:
+            within = seen(state)
+            for i in order:
+                close(generators[i])
+                if around:
+                    assert seen(state) == within
+        assert seen(state) == [0.5, 0.5]
+        with state.block({"x": A}):
+            assert seen(state) == A.tolist()
+        assert seen(state) == [0.5, 0.5]
+
+
+def test_what_is_left_is_seen_through_to_what_is_open(state):
+    inner_first = [steps(state, preference) for preference in (A, B, C)]
+    for generator in inner_first:
+        next(generator)
+    for generator, expected in zip(reversed(inner_first), (B.tolist(), A.tolist(), [0.5, 0.5]), strict=True):
+        in_a_thread(generator.close)
+        assert seen(state) == expected
+
+
 def test_a_generator_whose_steps_run_in_other_contexts_leaves_no_trace(state):
     """As where a web framework runs each step in a thread of its pool."""
     generator = steps(state, A)
@@ -182,7 +214,7 @@ def test_an_exception_leaves_the_block(state):
 def test_nothing_is_kept(state):
     def scopes():
         gc.collect()
-        return sum(type(thing) is Scope for thing in gc.get_objects())
+        return sum(issubclass(type(thing), Scope) for thing in gc.get_objects())
 
     before = scopes()
     for _ in range(100):
@@ -192,6 +224,25 @@ def test_nothing_is_kept(state):
         next(generator)
         in_a_thread(generator.close)
     assert scopes() - before <= 1  # the last generator's, closed elsewhere, until the next block is left
+
+
+def test_nothing_is_kept_of_generators_that_take_turns(state):
+    """As in a thread that always has an answer open when the last one is closed."""
+
+    def take_turns(n):
+        last = steps(state, A)
+        next(last)
+        for _ in range(n):
+            generator = steps(state, B)
+            next(generator)
+            last.close()
+            last = generator
+        gc.collect()
+        found = sum(issubclass(type(thing), Scope) for thing in gc.get_objects())
+        last.close()
+        return found
+
+    assert take_turns(50) <= take_turns(5) + 1
 
 
 def test_what_is_set_for_everyone_within_is_undone(state):

@@ -18,14 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     config = config_of(args.path)
-    m, names = len(config.objective_names), config.objective_names
+    names = config.objective_names
     found = {
         "objectives": names,
         "default preference": dict(zip(names, config.initial_preference, strict=True)),
         "bounds": config.preference_bounds or {},
         "named preferences": config.named_preferences or {},
         "directions": f"{config.r} shared, {config.preference_rank} for each objective",
-        "rank as LoRA": config.r + m * config.preference_rank,
+        "rank as LoRA": config.lora_rank,
         "coordinates": config.coordinates,
         "base model": config.base_model_name_or_path,
         "task": config.task_type,

@@ -85,7 +85,7 @@ def export_lora_grid(
     for folder in folders:
         checked_folder(folder)
     for p, folder in zip(parsed, folders, strict=True):
-        export_lora(model, p, folder, adapter_name, extrapolate=extrapolate)
+        write_lora(source, p, folder)
     return folders
 
 
@@ -111,7 +111,7 @@ def export_lora_basis(model: PeftModel, path: str | os.PathLike[str], adapter_na
     """
     source = ModelSource(model, adapter_name)
     parts = source.basis()
-    folders = [checked_folder(Path(path) / part.name) for part in parts]
+    folders = [checked_folder(checked_folder(path) / part.name) for part in parts]
     for part, folder in zip(parts, folders, strict=True):
         _write(source, part, folder, besides=False)
     weights = {part.name: part.weight for part in parts}

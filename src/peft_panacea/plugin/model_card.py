@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,16 @@ GENERATED = "This is the model card of a 🤗 transformers model"
 def say_how_to_steer() -> None:
     """Let `PeftModel.save_pretrained` and `push_to_hub` add that part to the card, or renew it.
 
-    What was measured is left out, because it was of the weights that are overwritten, perhaps. A push has replaced the
-    saved card by the one on the Hub, or by transformers' template where there is none, when the files are uploaded.
+    It is about the first Panacea adapter that is saved. What was measured is left out, because it was of the weights
+    that are overwritten, perhaps. A push has replaced the saved card by the one on the Hub, or by transformers'
+    template where there is none, when the files are uploaded.
     """
     create_or_update, upload = PeftModel.create_or_update_model_card, PeftModel._upload_modified_files
+    save = PeftModel.save_pretrained
+    arguments = inspect.signature(save)
 
-    def write(self: PeftModel, folder: str, name: str | None) -> None:
-        config = next((one for one in self.peft_config.values() if isinstance(one, PanaceaConfig)), None)
+    def write(self: PeftModel, folder: str, name: str | None, adapters: Iterable[str] | None = None) -> None:
+        config = next(iter(_configs(self, adapters)), None)
         if config is None:
             return create_or_update(self, folder)
         path = Path(folder, CARD)
@@ -42,16 +47,35 @@ def say_how_to_steer() -> None:
 
     @functools.wraps(create_or_update)
     def create_or_update_model_card(self: PeftModel, output_dir: str) -> None:
-        write(self, output_dir, None)
+        write(self, output_dir, None, vars(self).get("_saved_adapters"))
+
+    @functools.wraps(save)
+    def save_pretrained(self: PeftModel, *args: Any, **kwargs: Any) -> None:
+        selected = arguments.bind(self, *args, **kwargs).arguments.get("selected_adapters")
+        for config in _configs(self, selected):
+            config.check_preferences()  # before a file is written
+        self._saved_adapters = selected  # for the length of the call: what writes the card is not told
+        try:
+            save(self, *args, **kwargs)
+        finally:
+            del self._saved_adapters
 
     @functools.wraps(upload)
     def upload_modified_files(self: PeftModel, working_dir: str, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(config, PanaceaConfig) for config in self.peft_config.values()):
+        if _configs(self):
             write(self, working_dir, repo_id)
         return upload(self, working_dir, repo_id, *args, **kwargs)
 
+    PeftModel.save_pretrained = save_pretrained
     PeftModel.create_or_update_model_card = create_or_update_model_card
     PeftModel._upload_modified_files = upload_modified_files
+
+
+def _configs(model: PeftModel, adapters: Iterable[str] | None = None) -> list[PanaceaConfig]:
+    """Those of Panacea adapters, of all that the model has if None."""
+    names = model.peft_config if adapters is None else adapters
+    configs = (model.peft_config.get(name) for name in names)
+    return [config for config in configs if isinstance(config, PanaceaConfig)]
 
 
 def _metadata(card: Any) -> dict[str, Any]:

@@ -84,13 +84,17 @@ def nearest(row: Sequence[float], lows: Sequence[float], highs: Sequence[float])
     def shifted(t: float) -> list[float]:
         return [min(max(entry - t, low), high) for entry, low, high in zip(row, lows, highs, strict=True)]
 
-    below, above = min(row) - 1.0, max(row)  # where the sum is the highest possible, and the lowest
-    for _ in range(200):
-        middle = (below + above) / 2
-        if middle in (below, above):
+    for _ in range(4):  # from t on again, as long as it is too large for the digits of weights
+        below, above = min(row) - 1.0, max(row)  # where the sum is the highest possible, and the lowest
+        for _ in range(200):
+            middle = (below + above) / 2
+            if middle in (below, above):
+                break
+            below, above = (middle, above) if math.fsum(shifted(middle)) > 1 else (below, middle)
+        row = [entry - above for entry in row]
+        if abs(math.fsum(shifted(0.0)) - 1) < 1e-12:
             break
-        below, above = (middle, above) if math.fsum(shifted(middle)) > 1 else (below, middle)
-    return shifted(above)
+    return shifted(0.0)
 
 
 def nearest_rows(rows: Tensor, lows: Sequence[float], highs: Sequence[float]) -> Tensor:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,7 +11,7 @@ from peft.utils import PeftType
 from torch import Tensor
 
 from .bounds import checked_bounds, kept_to, limits, nearest
-from .preferences import Preferences, parse_preference
+from .preferences import Preferences, checked_names, checked_numbers, parse_preference
 
 FORMAT_VERSION = 4
 """Of what is saved: the tensors' names, shapes and meaning, and the fields of the configuration. Earlier versions are
@@ -42,9 +40,10 @@ class PanaceaConfig(PeftConfig):
         scale_per_objective (`bool`):
             Whether each objective has a learned scale of its own, so that with `r=0` nothing is shared and one can be
             trained without moving the others; by default one scale serves all, as in the paper.
-        default_preference (`list[float]`, *optional*):
+        default_preference (`list[float]` or `str`, *optional*):
             The preference of a fresh or freshly loaded model: non-negative numbers that sum to 1, as for
-            `set_preference`. If unset the uniform one, or the nearest that `preference_bounds` allow.
+            `set_preference`, or what has a name among `named_preferences`. If unset the uniform one, or the nearest
+            that `preference_bounds` allow.
         preference_bounds (`dict[str, tuple[float, float]]`, *optional*):
             For some objectives the least and the greatest weight, from 0 to 1. Preferences outside are refused
             wherever one is given, with `extrapolate` as well. Training draws from the whole simplex all the same.
@@ -149,12 +148,7 @@ class PanaceaConfig(PeftConfig):
         if self.coordinates not in ("raw", "white"):
             raise ValueError(f"`coordinates` must be 'raw' or 'white', but got {self.coordinates!r}.")
         self.objectives = _checked_objectives(self.objectives)
-        if self.preference_bounds is not None:
-            self.preference_bounds = checked_bounds(self.preference_bounds, self.objective_names)
-        if self.default_preference is not None:
-            self.default_preference = self._checked_default()
-        if self.named_preferences is not None:
-            self.named_preferences = self._checked_names()
+        self.check_preferences()
         _check_integer("r", self.r, minimum=0)
         if self.r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
             raise ValueError(
@@ -200,6 +194,12 @@ class PanaceaConfig(PeftConfig):
             return self.default_preference or uniform
         return nearest(uniform, *limits(self.preference_bounds, names))
 
+    @property
+    def lora_rank(self) -> int:
+        """The rank of the adapter at one preference as LoRA: the largest r + m·R of any layer."""
+        r = max([self.r, *(self.rank_pattern or {}).values()])
+        return r + len(self.objective_names) * self.preference_rank
+
     def parse_preference(self, preference: Preferences, *, extrapolate: bool = False) -> Tensor:
         """The function of this name, for the objectives of this adapter, its bounds and names."""
         return parse_preference(
@@ -226,36 +226,25 @@ class PanaceaConfig(PeftConfig):
         bounds = self.preference_bounds
         return kept_to(rows, *limits(bounds, self.objective_names)) if bounds else rows
 
-    def _checked_default(self) -> list[float]:
-        return self._checked("`default_preference`", self.default_preference)
+    def check_preferences(self) -> None:
+        """Refuse bounds, names or a default that cannot be; they may have been set since they were checked first.
 
-    def _checked_names(self) -> dict[str, list[float]]:
-        given: Any = self.named_preferences
-        if not isinstance(given, Mapping):
-            m = len(self.objective_names)
-            raise TypeError(f"`named_preferences` must map names to {m} numbers each, but got {given!r}.")
-        for name in given:
-            if not (isinstance(name, str) and re.fullmatch(r"[^\W\d][\w.-]*", name)):
-                raise ValueError(
-                    "`named_preferences` must have names of letters, digits, `_`, `.` and `-`, a letter or `_` first, "
-                    f"but got {name!r}."
-                )
-        return {
-            name: self._checked(f"`named_preferences[{name!r}]`", values, extrapolate=True)
-            for name, values in given.items()
-        }
+        Raises:
+            TypeError, ValueError: as on making a configuration.
+        """
+        objectives = self.objective_names
+        if self.preference_bounds is not None:
+            self.preference_bounds = checked_bounds(self.preference_bounds, objectives)
+        bounds, names, default = self.preference_bounds, self.named_preferences, self.default_preference
+        if names is not None:
+            names = self.named_preferences = checked_names(names, objectives, bounds)
+        if default is not None:
+            self.default_preference = checked_numbers(default, "`default_preference`", objectives, bounds, names)
 
-    def _checked(self, what: str, preference: Any, *, extrapolate: bool = False) -> list[float]:
-        """One preference within the bounds, in the order of the objectives, not rounded to float32."""
-        names = self.objective_names
-        try:
-            parsed = parse_preference(preference, names, extrapolate=extrapolate, bounds=self.preference_bounds)
-        except (TypeError, ValueError) as error:
-            raise type(error)(str(error).replace("`preference`", what, 1)) from None
-        if parsed.ndim != 1:
-            raise ValueError(f"{what} must be one preference, but got {parsed.shape[0]} rows.")
-        in_order = [preference[name] for name in names] if isinstance(preference, Mapping) else preference
-        return [float(value) for value in in_order]
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in PEFT, but nothing is written that could not be read."""
+        self.check_preferences()
+        super().save_pretrained(*args, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; sets as sorted lists, so that it is the same in every process."""

@@ -111,6 +111,16 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
         weight = svd.delta_weight(preference.to(svd.scale.device))
         return weight.T if isinstance(self.get_base_layer(), Conv1D) else weight
 
+    def mergeable(self, adapter_names: list[str] | None) -> dict[str, Tensor]:
+        """The preferences, [m], at which `merge` of these adapters, the active ones if None, would merge.
+
+        Raises:
+            ValueError: one of the adapters has a preference for every row.
+        """
+        names = self.active_adapters if adapter_names is None else adapter_names
+        left = [name for name in names if name in self.panacea_svd and name not in self.merged_adapters]
+        return {name: self._mergeable_preference(name) for name in left}
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add ΔW at the current preference to the base weight; the preference is remembered for `unmerge`.
 
@@ -118,10 +128,7 @@ class PanaceaLinear(nn.Module, PanaceaLayer):
             safe_merge: Merge into a copy and refuse, leaving the layer unmerged, if it is not finite.
             adapter_names: The adapters to merge; the active ones if None.
         """
-        for name in check_adapters_to_merge(self, adapter_names):
-            if name not in self.panacea_svd:
-                continue
-            preference = self._mergeable_preference(name)
+        for name, preference in self.mergeable(check_adapters_to_merge(self, adapter_names)).items():
             weight = self.get_base_weight()
             if safe_merge:
                 weight = weight.clone()

@@ -54,11 +54,16 @@ class PanaceaModel(BaseTuner):
     target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _pre_injection_hook(self, model: nn.Module, config: PanaceaConfig, adapter_name: str) -> None:
+        config.check_preferences()
         layer = steering.find_layer(model)
         self.preference_state = PreferenceState() if layer is None else layer.preference_state
         preserve_preference_in_recomputation(model, self.preference_state)
         repeat_preferences_with_rows(model, self.preference_state)
         steer_requests(model, self.preference_state)
+
+    def _check_new_adapter_config(self, config: PanaceaConfig) -> None:
+        super()._check_new_adapter_config(config)
+        config.check_preferences()
 
     def _prepare_adapter_config(self, peft_config: PanaceaConfig, model_config: dict[str, Any]) -> PanaceaConfig:
         if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
@@ -116,13 +121,27 @@ class PanaceaModel(BaseTuner):
                 f"Merging rounds every adapted weight to {half.pop()} once more, which moves the logits about as much "
                 "as this dtype does by itself, and unmerging does not give the weights back exactly. Call "
                 "`model.float()` first and leave the merged model in float32, or keep the adapter unmerged.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
-    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **kwargs)
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """As in PEFT, but refused before any layer is merged."""
+        self._check_mergeable(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _unload_and_optionally_merge(
+        self, merge: bool = True, *, adapter_names: list[str] | None = None, **kwargs: Any
+    ) -> nn.Module:
+        if merge:
+            self._check_mergeable(adapter_names)
+        model = super()._unload_and_optionally_merge(merge, adapter_names=adapter_names, **kwargs)
         unhook(model)
         return model
+
+    def _check_mergeable(self, adapter_names: list[str] | None) -> None:
+        for module in self.modules():
+            if isinstance(module, PanaceaLinear):
+                module.mergeable(adapter_names)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

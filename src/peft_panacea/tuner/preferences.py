@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -75,6 +76,49 @@ def parse_preference(
         return torch.tensor(values, dtype=torch.float32, device="cpu")
     with torch.inference_mode(False):  # the preference may outlive the mode it is set in, and be trained under
         return torch.tensor(values, dtype=torch.float32, device="cpu")
+
+
+def checked_numbers(
+    preference: Any,
+    what: str,
+    objectives: Sequence[str],
+    bounds: Bounds | None,
+    names: Names | None = None,
+    *,
+    extrapolate: bool = False,
+) -> list[float]:
+    """One preference as it is saved: in the order of the objectives, not rounded, and without its name."""
+    if isinstance(preference, str) and names and preference in names:
+        preference = names[preference]  # whose rules are those of its numbers here
+    try:
+        parsed = parse_preference(preference, objectives, extrapolate=extrapolate, bounds=bounds, names=names)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("`preference`", what, 1)) from None
+    if parsed.ndim != 1:
+        raise ValueError(f"{what} must be one preference, but got {parsed.shape[0]} rows.")
+    in_order = [preference[name] for name in objectives] if isinstance(preference, Mapping) else preference
+    return [float(value) for value in in_order]
+
+
+def checked_names(named: Any, objectives: Sequence[str], bounds: Bounds | None) -> dict[str, list[float]]:
+    """The names of preferences, on the simplex or off it, as they are saved.
+
+    Raises:
+        TypeError: `named` is no mapping, or not to numbers.
+        ValueError: a name is none, or what it stands for is no preference within the bounds.
+    """
+    if not isinstance(named, Mapping):
+        raise TypeError(f"`named_preferences` must map names to {len(objectives)} numbers each, but got {named!r}.")
+    for name in named:
+        if not (isinstance(name, str) and re.fullmatch(r"[^\W\d][\w.-]*", name)):
+            raise ValueError(
+                "`named_preferences` must have names of letters, digits, `_`, `.` and `-`, a letter or `_` first, "
+                f"but got {name!r}."
+            )
+    return {
+        name: checked_numbers(values, f"`named_preferences[{name!r}]`", objectives, bounds, extrapolate=True)
+        for name, values in named.items()
+    }
 
 
 def _is_number(value: Any) -> bool:

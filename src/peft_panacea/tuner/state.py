@@ -65,7 +65,7 @@ class Scope:
     Attributes:
         preferences: By the number of the adapter, which is different for every adapter in the process.
         outer: The scope around it.
-        left: Whether it has ended, but is still there for somebody.
+        left: Whether it has ended, but is still there for somebody; it is a `_Left` then.
         call: The scope of the call of the model that it belongs to, itself if the rows may follow those of the batch.
             What was kept with its preferences is let go when it begins, unless it still holds, and not looked at again
             until the call has ended.
@@ -73,10 +73,11 @@ class Scope:
         current: The innermost scope of whoever asks; this one itself where there is none.
     """
 
+    left = False
+
     def __init__(self, preferences: dict[int, Held], *, outer: Scope | None = None, of_call: bool = False) -> None:
         self.preferences = preferences
         self.outer = outer
-        self.left = False
         self.ended = False
         self.call: Scope | None = self if of_call else None if outer is None else outer.call
         if self.call is not None:
@@ -88,8 +89,21 @@ class Scope:
     current: Any = property(_SCOPE.get)
 
 
-def _innermost() -> Scope | None:
-    scope = _SCOPE.get(None)
+class _Left(Scope):
+    """A scope that has ended out of turn. It is seen through at every look, because those around it may end, too.
+
+    It is a class, so that a look at others does not have to ask.
+    """
+
+    left = True
+
+    @property
+    def preferences(self) -> dict[int, Held]:  # type: ignore[override]
+        return {} if self.outer is None else self.outer.preferences
+
+
+def _through(scope: Scope | None) -> Scope | None:
+    """The scope, or the next around it, that has not been left."""
     while scope is not None and scope.left:
         scope = scope.outer
     return scope
@@ -98,25 +112,27 @@ def _innermost() -> Scope | None:
 @contextmanager
 def _entered(preferences: dict[int, Held], *, of_call: bool = False) -> Iterator[None]:
     """A scope with these preferences and no others."""
-    outer = _innermost()
+    outer = _through(_SCOPE.get(None))
+    if outer is not None:
+        outer.outer = _through(outer.outer)  # or generators that take turns would keep all that ever were
     scope = Scope(preferences, outer=outer, of_call=of_call)
     token = _SCOPE.set(scope)
     try:
         yield
     finally:
         scope.ended, scope.call = True, None
-        inner = _innermost()
+        inner = _through(_SCOPE.get(None))
+        in_turn = inner is scope
         try:
             _SCOPE.reset(token)
         except ValueError:  # an unfinished generator was closed by another thread or task than the one it steers
-            scope.left = True
+            in_turn = False
         else:
-            if inner is not scope:  # it was closed within a block that was entered later, which goes on
-                scope.left = True
-                if inner is not None:
-                    _SCOPE.set(inner)
-        if scope.left:
-            scope.preferences = {} if outer is None else outer.preferences
+            if not in_turn and inner is not None:  # it was closed within a block that was entered later, which goes on
+                _SCOPE.set(inner)
+        if not in_turn:
+            scope.__class__ = _Left
+            del vars(scope)["preferences"]
 
 
 class PreferenceState:
