@@ -69,7 +69,7 @@ class SteeredModel:
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        generation: Options of `generate`.
+        generation: Further arguments of `sample`.
         extrapolate: Whether preferences may be off the simplex.
 
     Raises:
@@ -110,7 +110,9 @@ class SteeredModel:
 
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of every prompt."""
-        return [len(tokenize(self.tokenizer, prompt)) for prompt in prompts]
+        return [
+            len(tokenize(self.tokenizer, prompt, self.generation.get("chat_template_kwargs"))) for prompt in prompts
+        ]
 
     @torch.no_grad()
     def __call__(self, prompts: list[Prompt], preferences: Array | None) -> Answers:
