@@ -79,12 +79,13 @@ class ObjectiveLossMixin(PreferenceMixin):
         if self.preference_args.preference_per == "batch":
             self.loss_is_scaled_for_ga = False  # ours is a mean over rows of the micro-batch
             size, several = self.args.per_device_train_batch_size, 2 * len(self.face)
-            if getattr(self, "calculate_KL", False) and size < several:
+            by_row = columns is not None and "objective" in columns
+            if by_row and getattr(self, "calculate_KL", False) and size < several:
                 raise ValueError(
                     f"`per_device_train_batch_size` must be at least {several}, two rows of every objective, with "
                     f"`preference_per='batch'` and the KL term of KTO, but got {size}."
                 )
-            if columns is not None and "objective" in columns and size % len(self.face):
+            if by_row and size % len(self.face):
                 raise ValueError(
                     f"`per_device_train_batch_size` must be a multiple of {len(self.face)}, the number of objectives, "
                     f"with `preference_per='batch'`, but got {size}."
