@@ -10,6 +10,8 @@ from transformers import (
     ModernBertConfig,
     ModernBertForSequenceClassification,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 
@@ -19,7 +21,7 @@ def save_classifier(folder: Path, *, architecture: str = "modernbert", **config:
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
-        pad_token="[PAD]" if architecture == "modernbert" else None,
+        pad_token="[PAD]" if architecture != "llama" else None,
         eos_token="[PAD]",
         unk_token="[UNK]",
         model_input_names=["input_ids", "attention_mask"],
@@ -29,6 +31,8 @@ def save_classifier(folder: Path, *, architecture: str = "modernbert", **config:
     if architecture == "modernbert":
         ids = {"pad_token_id": 0, "cls_token_id": None, "sep_token_id": None, "classifier_pooling": "mean"}
         model = ModernBertForSequenceClassification(ModernBertConfig(**sizes, **ids, **config))
+    elif architecture == "roberta":
+        model = RobertaForSequenceClassification(RobertaConfig(**sizes, pad_token_id=0, **config))
     else:
         model = LlamaForSequenceClassification(LlamaConfig(**sizes, **config))
     for parameter in model.parameters():

@@ -12,7 +12,9 @@ from datasets import Dataset, load_dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 
 from peft_panacea import PanaceaConfig, data
+from peft_panacea.data.sources import OBJECTIVES
 from peft_panacea.training import IterateAverage
+from peft_panacea.training.batches import by_objective
 
 ADAPTER = ("r", "preference_rank", "coordinates", "scale_per_objective", "scaling", "panacea_dropout")
 PAPER = {"r": 8, "preference_rank": 1, "coordinates": "raw", "scaling": "paper"}
@@ -101,7 +103,25 @@ class RecipeArguments:
         formats = [name for name in data.__all__ if getattr(data, name).__module__.endswith(".sources")]
         if self.data_format not in formats:
             raise ValueError(f"`--data_format` must be one of {formats}, but got {self.data_format!r}.")
-        return getattr(data, self.data_format)(load_dataset(self.data, split="train"))
+        own = OBJECTIVES.get(self.data_format, self.objectives)
+        if self.objectives != list(own):
+            raise ValueError(
+                f"`--objectives` must be those of {self.data_format} in their order, {list(own)}, but got "
+                f"{self.objectives}."
+            )
+        options = {"attributes": own} if self.data_format == "helpsteer2" else {}
+        return getattr(data, self.data_format)(load_dataset(self.data, split="train"), **options)
+
+    def check_measurable(self, name: str, rows: Dataset | None) -> None:
+        """Refuse rows kept by `--name` if the front could not have the loss of every objective on them."""
+        if rows is None or not self.front_steps:
+            return
+        parts = by_objective(rows, self.objectives)
+        if missing := [objective for objective in self.objectives if objective not in parts]:
+            raise ValueError(
+                f"`--{name}` must keep rows of every objective for the front (--front_steps 0: no front), but of "
+                f"{len(rows)} rows none is of {missing}."
+            )
 
     def prompts(self) -> Dataset:
         """The prompts of a JSON file, or the column `prompt` of a data set of the Hub."""

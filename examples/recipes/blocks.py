@@ -46,7 +46,7 @@ class BlockArguments(RecipeArguments):
         super().__post_init__()
         if self.rewards and len(self.rewards) != len(self.objectives):
             raise ValueError(f"`--rewards` must be one for each of {self.objectives}, but got {self.rewards}.")
-        for name in ("held_out", "validation"):
+        for name in ("held_out", "validation", "samples", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`--{name}` must be at least 1 in this recipe, but got {getattr(self, name)}.")
         if (r := self.peft_config().r) > 0:
@@ -71,6 +71,9 @@ class Blocks:
             self.train_rows, self.test, self.validation = recipe.split(rows, self.tokenizer, recipe.validation)
             if recipe.rewards and "prompt" not in rows.column_names:
                 raise ValueError(f"`--rewards` must be none for rows without `prompt`, but got {recipe.rewards}.")
+            if not recipe.rewards:
+                recipe.check_measurable("held_out", self.test)
+                recipe.check_measurable("validation", self.validation)
             loaded = (load_reward(spec, self.tokenizer) for spec in recipe.rewards)
             self.rewards = dict(zip(names, loaded, strict=False))
 

@@ -28,6 +28,7 @@ def main() -> None:
     tokenizer = recipe.tokenizer()
     with in_one_sentence():
         train, held_out = recipe.split(recipe.rows(), tokenizer)
+        recipe.check_measurable("held_out", held_out)
     trainer = PanaceaDPOTrainer(
         model=recipe.model_name_or_path,
         args=args,

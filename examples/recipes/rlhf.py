@@ -62,6 +62,9 @@ class RewardArguments(RecipeArguments):
         super().__post_init__()
         if len(self.rewards) != len(self.objectives):
             raise ValueError(f"`--rewards` must be one for each of {self.objectives}, but got {self.rewards}.")
+        for name, lowest in (("samples", 1), ("normalisation_prompts", 0)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"`--{name}` must be at least {lowest}, but got {getattr(self, name)}.")
 
     def callbacks(self) -> list[TrainerCallback]:
         return super().callbacks() + ([] if self.guard == "off" else [DegenerationGuard(self.guard)])

@@ -1,5 +1,6 @@
 """Both shapes of training rows: for one objective, or with every objective's opinion."""
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
@@ -129,6 +130,9 @@ def test_the_first_objective_with_an_opinion_prefers_chosen():
 
 def test_no_pair_without_an_opinion_or_of_one_text():
     assert pairs_from_scores("p", ["a", "b"], [[1, None], [1, 3]]) == []
+    assert pairs_from_scores("p", ["a", "b"], np.array([[1.0, 2.0], [0.0, 3.0]])) == [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "objective_labels": [1, -1]}
+    ]
     assert pairs_from_scores("p", ["a", "a"], [[1], [2]]) == []
     assert pairs_from_scores("p", ["a"], [[1]]) == pairs_from_scores("p", [], []) == []
 

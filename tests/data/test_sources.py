@@ -12,6 +12,7 @@ from peft_panacea.data import (
     hh_rlhf,
     one_row_per_objective,
     pku_safe_rlhf,
+    sources,
     ultrafeedback,
     xstest,
 )
@@ -36,6 +37,13 @@ def texts(rows: Dataset) -> list[tuple]:
         (*(row[column][-1]["content"] for column in ("prompt", "chosen", "rejected")), *row["objective_labels"])
         for row in rows
     ]
+
+
+def test_the_objectives_of_a_format_are_those_of_the_page():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    for name, objectives in sources.OBJECTIVES.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"| {', '.join(objectives)} |" in row
 
 
 TEXT = Dataset.from_dict({"text": ["a"]})

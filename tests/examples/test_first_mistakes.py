@@ -138,6 +138,35 @@ RL = f"rloo {MODEL} --held_out 2"
         ),
         ("recipes/sft.py", f"{MODEL} --data x/y --data_format pku", "`--data_format` must be one of"),
         (
+            "recipes/dpo.py",
+            f"{MODEL} --data x/y --data_format pku_safe_rlhf",
+            "`--objectives` must be those of pku_safe_rlhf in their order, ['helpful', 'harmless'], but",
+        ),
+        (
+            "recipes/dpo.py",
+            f"{MODEL} --data x/y --data_format xstest --objectives harmless helpful",
+            "`--objectives` must be those of xstest in their order, ['helpful', 'harmless'], but got ['harmless', 'h",
+        ),
+        ("recipes/dpo.py", f"{MODEL} --data hub --data_format helpsteer2", "['prompt', 'response', 'a', 'b']"),
+        (
+            "recipes/sft.py",
+            f"{MODEL} --data rows.json --held_out 2",
+            "`--held_out` must keep rows of every objective for the front (--front_steps 0: no front), but of 2 rows "
+            "none is of ['b']",
+        ),
+        ("recipes/soups.py", BLOCKS, "`--held_out` must keep rows of every objective for the front"),
+        ("recipes/soups.py", f"{BLOCKS} --rewards length length --samples 0", "`--samples` must be at least 1"),
+        (
+            "recipes/rlhf.py",
+            f"{RL} --data prompts.json --rewards length length --samples 0",
+            "`--samples` must be at least 1, but got 0",
+        ),
+        (
+            "recipes/rlhf.py",
+            f"{RL} --data prompts.json --rewards length length --normalisation_prompts -1",
+            "`--normalisation_prompts` must be at least 0, but got -1",
+        ),
+        (
             "recipes/sft.py",
             f"{MODEL} --data rows.json --held_out 2 --plain --system_prompt w3",
             "`system_prompt` must be None",

@@ -57,6 +57,13 @@ def test_a_batch_gives_what_its_texts_give_alone(tmp_path, architecture, monkeyp
     assert reward.__name__ == "one"
 
 
+def test_a_model_that_counts_positions_behind_the_paddings_has_fewer(tmp_path):
+    """Of 12 positions RoBERTa's first is the padding's."""
+    reward = Classifier(save_classifier(tmp_path, architecture="roberta", num_labels=1))
+    assert reward(["so good " * 100]) == pytest.approx(reward(["so good " * 5 + "so"]), abs=1e-5)
+    assert reward(["so good " * 100]) != pytest.approx(reward(["so good " * 5]), abs=1e-5)
+
+
 def test_a_pickled_classifier_holds_no_weights(tmp_path):
     reward = Classifier(save_classifier(tmp_path), "LABEL_1")
     pickled = pickle.dumps(reward)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from peft_panacea.training import IterateAverage
-from small_trainers import SFT, Plain, adapter, difference, make
+from small_trainers import DATA, SFT, Plain, adapter, difference, make
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
 
@@ -113,6 +113,15 @@ def test_a_second_training_forgets_the_first(tmp_path):
     trainer.train()
     trainer.train()
     assert difference(adapter(trainer), {n: v.float() for n, v in iterates[3].items()}) == 0
+
+
+def test_the_best_model_is_not_replaced_by_the_mean(tmp_path):
+    data = {"eval_data": DATA[Trainer], "metric_for_best_model": "eval_sunny_loss"}
+    every = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    trainer, _ = averaged(Plain, tmp_path, IterateAverage(), load_best_model_at_end=True, **data, **every)
+    with pytest.raises(ValueError, match="`load_best_model_at_end` must be False with `IterateAverage`"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan")])

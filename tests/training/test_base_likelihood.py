@@ -5,11 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
+from conftest import randomise
+from peft_panacea import PanaceaConfig
 from peft_panacea.training import rewards
 from peft_panacea.training.base_likelihood import PROBED, base_log_perplexity
-from small_trainers import BATCH, GRPO, RLOO, ROW, adapter, difference, make, trained
+from small_trainers import BATCH, GRPO, OBJECTIVES, RLOO, ROW, STORYTELLER, adapter, difference, make, trained
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
 
@@ -49,6 +53,19 @@ def test_it_is_that_of_the_model_without_its_adapter(kind, beta, size, preferenc
     torch.testing.assert_close(
         trainer.model.get_preference().expand(len(output["preference"]), 2), output["preference"]
     )
+
+
+@pytest.mark.parametrize("kind", [GRPO, RLOO])
+def test_an_adapter_that_is_trained_further_is_compared_with_the_base_model(kind, tmp_path):
+    """TRL's own reference then is a copy of the adapter."""
+    config = PanaceaConfig(objectives=OBJECTIVES, task_type="CAUSAL_LM")
+    model = randomise(get_peft_model(AutoModelForCausalLM.from_pretrained(STORYTELLER), config))
+    options = {"per_device_train_batch_size": 16, "beta": 0.1, "temperature": 0.8}
+    trainer = make(kind, tmp_path, model=model, random_adapter=False, **options)
+    assert "ref" in trainer.model.peft_config
+    output = generate(trainer)
+    expected = pytest.approx(by_hand(trainer, output, slice(None, None, 2)), abs=1e-4)
+    assert trainer._metrics["train"]["base_log_perplexity"] == [expected]
 
 
 def test_training_does_not_notice(tmp_path, monkeypatch):

@@ -175,6 +175,26 @@ def test_what_would_move_the_rest_is_refused(tmp_path):
         run(Plain, tmp_path, ["a"], plain_rows(), own={"r": 1, "coordinates": "white"})
 
 
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"modules_to_save": ["lm_head"]}, r"lm_head\.modules_to_save\.default\.weight"),
+        ({"bias": "all"}, r"bias, .* and more"),
+        ({"trainable_token_indices": [3]}, "token_adapter"),
+    ],
+    ids=["modules_to_save", "bias", "trainable_token_indices"],
+)
+def test_what_is_trained_besides_the_adapter_is_refused(config, found, tmp_path):
+    with_more = get_peft_model(
+        llama(attention_bias=True),
+        PanaceaConfig(objectives=NAMES, task_type="CAUSAL_LM", scale_per_objective=True, **config),
+    )
+    for preferences in (PreferenceArguments(trained_objectives=["a"]), PreferenceArguments(freeze_shared=True)):
+        with pytest.raises(ValueError, match=f"What is trained must be Panacea's own with .* but got .*{found}"):
+            make(Plain, tmp_path, preferences, data=plain_rows(), model=with_more, random_adapter=False)
+    make(Plain, tmp_path, data=plain_rows(), model=with_more, random_adapter=False)
+
+
 def test_a_shared_scale_of_zero_is_not_frozen(tmp_path):
     new = get_peft_model(llama(), PanaceaConfig(objectives=NAMES, task_type="CAUSAL_LM"))
     made = make(

@@ -1,13 +1,16 @@
 """A digest says whether a reward is the one it was: of its source and its state, in every process."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections import deque
 from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -139,6 +142,68 @@ def test_what_has_no_source_is_known_by_its_name(own):
     assert digest(locked) == digest(other)
     other.weights = torch.zeros(2, dtype=torch.bfloat16)
     assert digest(locked) != digest(other)
+
+
+class Slotted:
+    __slots__ = ("words",)
+
+    def __init__(self, words):
+        self.words = words
+
+
+class Holding:
+    def __init__(self, value):
+        self.value = value
+
+
+MANY = [f"word{i}" for i in range(100)]
+ZEROS = np.zeros(5000)
+ONE = ZEROS.copy()
+ONE[2500] = 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        lambda: (Slotted(["a"]), Slotted(["b"])),
+        lambda: (re.compile("|".join([*MANY, "x"])), re.compile("|".join([*MANY, "y"]))),
+        lambda: (re.compile("a"), re.compile("a", re.IGNORECASE)),
+        lambda: (deque([ZEROS]), deque([ONE])),
+        lambda: (torch.arange(4.0), torch.arange(4.0).view(2, 2), torch.arange(4.0).view(torch.int32)),
+        lambda: (np.arange(4.0), np.arange(4.0).reshape(2, 2), np.arange(4.0).view(np.int64)),
+        lambda: tuple(np.array([str(n), None], dtype=object) for n in (1000, 1001)),
+        lambda: (Path("a"), Path("b")),
+    ],
+    ids=["slots", "pattern", "flags", "deque", "tensor", "array", "objects", "path"],
+)
+def test_what_an_object_holds_counts(values):
+    once, again = values(), values()
+    found = [digest(Holding(value)) for value in once]
+    assert [digest(Holding(value)) for value in again] == found
+    assert len(set(found)) == len(found)
+
+
+def test_a_path_is_the_same_after_it_was_used():
+    """Which keeps in it what was found out."""
+    path = Path("a") / "b"
+    before = digest(Holding(path))
+    assert hash(path) == hash(Path(str(path)))
+    assert digest(Holding(path)) == before
+
+
+def test_what_holds_itself_has_an_end():
+    def circle(first):
+        inner = [first]
+        inner.append(inner)
+        mapping = {"first": first}
+        mapping["itself"] = mapping
+        held = Holding([inner, mapping])
+        held.group = {held}
+        return held
+
+    assert digest(circle(1)) == digest(circle(1)) != digest(circle(2))
+    shared = [1]
+    assert digest(Holding([shared, shared])) == digest(Holding([[1], [1]]))
 
 
 def test_another_process_finds_the_same(tmp_path):

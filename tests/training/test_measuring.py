@@ -3,9 +3,13 @@
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 
+from conftest import llama
+from peft_panacea import PanaceaConfig
 from peft_panacea.simplex import simplex_grid
 from peft_panacea.training.measuring import prompts_and_columns
+from small_tokenizers import PLAIN_CHAT, word_tokenizer
 from small_trainers import GRPO, OBJECTIVES, PROMPTS, RLOO, adapter, difference, few_a, length, make
 
 pytestmark = pytest.mark.filterwarnings("default")  # what TRL and the Trainer warn of is not ours
@@ -123,3 +127,43 @@ def test_there_must_be_one_data_set(tmp_path):
     trainer.eval_dataset = {"a": trainer.train_dataset, "b": trainer.train_dataset}
     with pytest.raises(ValueError, match=r"`dataset` must be one .*, but got those of \['a', 'b'\]"):
         trainer.measure([[1, 0]])
+
+
+THINKING = PLAIN_CHAT + "{% if enable_thinking is defined and not enable_thinking %}w63 {% else %}w62 {% endif %}"
+
+
+@pytest.mark.parametrize("kind", [GRPO, RLOO])
+def test_conversations_are_rendered_as_in_training(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("small_trainers.AutoTokenizer.from_pretrained", lambda _: word_tokenizer(THINKING))
+    rows = {"prompt": [[{"role": "user", "content": f"w{5 + i}"}] for i in range(4)]}
+    config = PanaceaConfig(objectives=OBJECTIVES, task_type="CAUSAL_LM")
+    trainer = make(
+        kind,
+        tmp_path,
+        data=rows,
+        eval_data=rows,
+        model=get_peft_model(llama(vocab_size=64), config),
+        reward_funcs=(said, lambda completions, **_: [-value % 7 for value in said(completions)]),
+        max_steps=1,
+        chat_template_kwargs={"enable_thinking": False},
+    )
+    asked, generate = set(), trainer.model.generate
+
+    def recording(*args, **kwargs):
+        asked.update(map(tuple, kwargs["input_ids"].tolist()))
+        return generate(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.model, "generate", recording)
+    trainer.train()
+    in_training = set(asked)
+    assert {ids[-1] for ids in in_training} == {63}
+    for measure in (lambda: trainer.measure([[1, 0]]), lambda: trainer.normalise_rewards(trainer.train_dataset)):
+        asked.clear()
+        measure()
+        assert {ids[-1] for ids in asked} == {63}
+        assert in_training <= asked
+
+
+def said(completions, **_):
+    """A number that differs between conversations' completions."""
+    return [float(sum(map(ord, completion[0]["content"]))) for completion in completions]

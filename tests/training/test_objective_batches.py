@@ -47,6 +47,8 @@ def test_an_objective_without_rows_or_out_of_range_is_refused():
         ValueError, match=r"`train_dataset` must have rows of all 3 objectives, but has none of objec.* 2"
     ):
         ObjectiveSampler([0, 1, 1, 0], 3, seed=0)
+    with pytest.raises(ValueError, match="must have rows of all 2 objectives, but has none of objective 2"):
+        ObjectiveSampler([1, 1], 3, seed=0, face=[1, 2])
     for wrong in (-1, 2):
         with pytest.raises(ValueError, match=f"`objective` must be between 0 and 1 in every row, but got .*{wrong}"):
             ObjectiveSampler([0, 1, wrong], 2, seed=0)

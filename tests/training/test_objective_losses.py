@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import LlamaForSequenceClassification, Trainer
-from trl import DPOTrainer
+from trl import DPOTrainer, KTOTrainer
 
 from conftest import llama, randomise, t5
 from peft_panacea import PanaceaConfig
@@ -65,7 +65,7 @@ def gradient(trainer, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("kind", [SFT, DPO, Plain])
+@pytest.mark.parametrize("kind", [SFT, DPO, KTO, Plain])
 def test_each_row_has_the_trainers_own_loss_under_its_preference(kind, tmp_path):
     trainer = make(kind, tmp_path)
     batch = a_batch(trainer)
@@ -357,6 +357,7 @@ def test_training_moves_each_objective_where_the_preference_says(tmp_path):
     assert losses[2, 0] < losses[1, 0] < losses[0, 0]
     assert losses[0, 1] < losses[1, 1] < losses[2, 1]
     trainer.evaluate()
+    trainer.predict(trainer.eval_dataset["sunny"])
     assert trainer.model.get_preference().tolist() == pytest.approx([0.9, 0.1])
 
 
@@ -443,6 +444,34 @@ def test_kto_trains(preferences, tmp_path):
     before = adapter(trainer)
     trainer.train()
     assert 0 < difference(adapter(trainer), before) < 1
+
+
+def completions_in(batch, prefix: str = "") -> list[tuple[int, ...]]:
+    ids, mask = batch[f"{prefix}input_ids"], batch[f"{prefix}completion_mask"].bool()
+    return [tuple(row[is_part].tolist()) for row, is_part in zip(ids, mask, strict=True)]
+
+
+@pytest.mark.parametrize("per", ["row", "batch"])
+def test_the_kl_term_of_kto_has_the_completions_of_the_batch(per, tmp_path):
+    """Each with the prompt of the next row, among those that the loss is computed for together."""
+    data = DATA[KTOTrainer] | {"completion": [f" It was number {i}." for i in range(16)]}
+    trainer = make(KTO, tmp_path, PreferenceArguments(per), data=data, eval_data=data, per_device_eval_batch_size=4)
+    assert len(trainer.get_train_dataloader()) == 4
+    loaders = (trainer.get_train_dataloader(), *map(trainer.get_eval_dataloader, OBJECTIVES))
+    for batch in (batch for loader in loaders for batch in loader):
+        own, others = completions_in(batch), completions_in(batch, "KL_")
+        together = batch["objective"] if per == "batch" else torch.zeros(4)
+        assert len(set(own)) == 4
+        for part in together.unique():
+            rows = (together == part).nonzero().flatten().tolist()
+            assert [others[i] for i in rows] == [own[i] for i in (rows[-1], *rows[:-1])]
+
+
+def test_a_kl_term_that_cannot_be_right_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`precompute_ref_log_probs` must be False with the KL term of KTO"):
+        make(KTO, tmp_path, precompute_ref_log_probs=True)
+    with pytest.raises(ValueError, match=r"must be at least 4, two rows of every objective, .* but got 2"):
+        make(KTO, tmp_path, BATCH, per_device_train_batch_size=2)
 
 
 def classifier() -> nn.Module:
@@ -593,6 +622,55 @@ def test_what_cannot_be_right_is_refused(kind, options, message, tmp_path):
 def test_an_objective_that_is_missing_or_unknown_is_refused(objective, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         make(Plain, tmp_path, data=DATA[Trainer] | {"objective": objective}).train()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[1, -1, 0]], r"a number for each of \['sunny', 'rainy'\], but got \[1, -1, 0\] in row 0 of"),
+        ([[1, -1], [1]], r"a number for each of \['sunny', 'rainy'\], but got \[1\] in row 1 of"),
+        ([[1, -1], None], r"a number for each of \['sunny', 'rainy'\], but got None in row 1 of"),
+    ],
+    ids=["more", "fewer", "none"],
+)
+def test_labels_that_are_not_one_for_each_objective_are_refused_at_once(labels, message, tmp_path):
+    for preferences in (ROW, PreferenceArguments(trained_objectives=["rainy"])):
+        with pytest.raises(ValueError, match=f"{message} `train_dataset`"):
+            make(DPO, tmp_path, preferences, data=labelled(labels))
+    with pytest.raises(ValueError, match=f"{message} `eval_dataset`"):
+        make(DPO, tmp_path, data=labelled(ALL), eval_data=labelled(labels))
+
+
+def test_labels_of_parts_that_are_given_are_looked_at(tmp_path):
+    trainer = make(Plain, tmp_path)
+    rows = (
+        trainer.train_dataset.remove_columns("objective").select(range(2)).add_column("objective_labels", [[1, 0]] * 2)
+    )
+    parts = {"good": rows, "bad": rows.map(lambda row: {"objective_labels": [1]})}
+    with pytest.raises(ValueError, match=r"but got \[1\] in row 0 of `eval_dataset\['bad'\]`"):
+        Plain(model=trainer.model, args=trainer.args, train_dataset=trainer.train_dataset, eval_dataset=parts)
+
+
+def test_a_row_without_an_opinion_is_refused_at_once_but_not_in_evaluation(tmp_path):
+    some = [[1, -1], [1, 1], [0, 0], [0, 1]]
+    with pytest.raises(
+        ValueError, match=r"`objective_labels` must not be 0 for every objective of a row, but .* row 2"
+    ):
+        make(DPO, tmp_path, data=labelled(some))
+    trainer = make(DPO, tmp_path, data=labelled(ALL), eval_data=labelled(some))
+    assert {name: len(part) for name, part in trainer.eval_dataset.items()} == {"sunny": 8, "rainy": 12}
+    on_face = make(DPO, tmp_path, PreferenceArguments(trained_objectives=["rainy"]), data=labelled(some))
+    assert len(on_face.train_dataset) == 12
+
+
+def test_labels_of_a_stream_are_looked_at_in_its_batches(tmp_path):
+    trainer = make(DPO, tmp_path, data=labelled(ALL))
+    batch = a_batch(trainer)
+    batch["objective_labels"] = torch.ones(4, 3, dtype=torch.long)
+    with pytest.raises(
+        ValueError, match=r"`objective_labels` must have a number .* got \[1, 1, 1\] in row 0 of a batch"
+    ):
+        trainer.compute_loss(trainer.model, batch)
 
 
 def test_a_reference_that_depends_on_the_preference_is_not_precomputed(tmp_path):

@@ -132,6 +132,7 @@ def test_the_preference_of_the_model_is_as_before(tmp_path):
     trainer.train()
     trainer.evaluate()
     trainer.measure([[1, 0]])
+    trainer.predict(trainer.eval_dataset)
     assert trainer.model.get_preference().tolist() == pytest.approx([0.2, 0.8])
 
 
@@ -339,6 +340,22 @@ def plain_trl(folder, **options) -> dict[str, Tensor]:
             super().__init__(**kwargs)
 
     return adapter(trained(WithoutPreference, folder, reward_funcs=(length, few_a), **options))
+
+
+def test_rewards_of_one_name_are_logged_apart(tmp_path):
+    def brief(completions, **_):
+        return [-value for value in length(completions)]
+
+    brief.__name__ = length.__name__
+    alike = trained(RLOO, tmp_path, reward_funcs=(length, brief), max_steps=1)
+    logged = next(entry for entry in alike.state.log_history if "loss" in entry)
+    assert logged["rewards/length_sunny/mean"] == -logged["rewards/length_rainy/mean"] > 0
+    assert "rewards/length/mean" not in logged
+    assert {name: len(column) for name, column in alike._logs["rewards"].items()} == {
+        "length_sunny": 4,
+        "length_rainy": 4,
+    }
+    assert make(RLOO, tmp_path).reward_func_names == ["length", "few_a"]
 
 
 # Refusals

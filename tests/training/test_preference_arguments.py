@@ -43,9 +43,11 @@ def test_trl_reads_the_flags_next_to_its_own(tmp_path):
     [
         ("preference_per", "step", r"`preference_per` must be one of \['row', 'batch'\], but got 'step'"),
         ("aggregation", "max", "`aggregation` must be one of .*'smooth_tchebycheff'.*, but got 'max'"),
-        ("smoothing", 0.0, "`smoothing` must be greater than 0, but got 0.0"),
+        ("smoothing", 0.0, "`smoothing` must be greater than 0 and finite, but got 0.0"),
         ("steering_rows", -1, "`steering_rows` must be at least 0, but got -1"),
-        ("smoothing", float("nan"), "`smoothing` must be greater than 0, but got nan"),
+        ("smoothing", float("nan"), "`smoothing` must be greater than 0 and finite, but got nan"),
+        ("smoothing", float("inf"), "`smoothing` must be greater than 0 and finite, but got inf"),
+        ("ideal_point", [0.0, float("nan")], r"`ideal_point` must have finite values, but got \[0\.0, nan\]"),
         ("preference_distribution", "beta", "`distribution` must be one of .*, but got 'beta'"),
         ("preference_concentration", 0.5, "`concentration` must be 1 unless `distribution` is 'dirichlet'"),
         ("vertex_probability", 1.5, "`vertex_probability` must be a number from 0 to 1, but got 1.5"),

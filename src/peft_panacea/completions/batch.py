@@ -57,8 +57,10 @@ class Completions:
         )
 
 
-def tokenize(tokenizer: Any, prompt: Prompt) -> list[int]:
+def tokenize(tokenizer: Any, prompt: Prompt, chat_template_kwargs: dict[str, Any] | None = None) -> list[int]:
     """The tokens of a prompt: of a text with the tokenizer's special tokens, of messages as the chat template says.
+
+    The template is given `chat_template_kwargs`, such as `{"enable_thinking": False}`.
 
     Raises:
         ValueError: there are none.
@@ -66,7 +68,7 @@ def tokenize(tokenizer: Any, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         ids = tokenizer(prompt)["input_ids"]
     else:
-        ids = _tokens_of_chat(tokenizer, prompt, add_generation_prompt=True)
+        ids = _tokens_of_chat(tokenizer, prompt, add_generation_prompt=True, **(chat_template_kwargs or {}))
     if not ids:
         raise ValueError(f"`prompt` must have at least one token, but got {prompt!r}.")
     return list(ids)

@@ -26,7 +26,13 @@ def generation_options(**generation: Any) -> dict[str, Any]:
 
 
 def sample(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], preference: Any = None, **generation: Any
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    preference: Any = None,
+    *,
+    chat_template_kwargs: dict[str, Any] | None = None,
+    **generation: Any,
 ) -> Completions:
     """Complete every prompt, in one batch, in eval mode.
 
@@ -38,6 +44,7 @@ def sample(
         tokenizer: Its tokenizer, with a padding token.
         prompts: B texts, or conversations as lists of messages.
         preference: What `set_preference` takes, such as [B, m]; goes to `generate` only if it is given.
+        chat_template_kwargs: What the chat template is given for conversations, as in TRL's configurations.
         generation: Options of `generate`. By default the model's own distribution is sampled, whatever its generation
             config says, and 64 tokens at most; with a `generation_config=` there are no defaults.
 
@@ -46,7 +53,7 @@ def sample(
             rows of the result are not those of the prompts.
     """
     check_can_sample(model, tokenizer)
-    rows = [tokenize(tokenizer, prompt) for prompt in prompts]
+    rows = [tokenize(tokenizer, prompt, chat_template_kwargs) for prompt in prompts]
     before, mask = (part.to(model.device) for part in padded(rows, tokenizer.pad_token_id, left=True))
     options = _padding_with(tokenizer.pad_token_id, generation_options(**generation))
     steered = {} if preference is None else {"preference": preference}

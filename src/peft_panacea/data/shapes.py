@@ -143,7 +143,7 @@ def pairs_from_scores(
             raise ValueError(f"`scores` must hold finite numbers, but got {score}.")
     rows = []
     for (first, a), (second, b) in combinations(zip(responses, scores, strict=True), 2):
-        labels = [0 if x is None or y is None else (x > y) - (x < y) for x, y in zip(a, b, strict=True)]
+        labels = [0 if x is None or y is None else int(x > y) - int(x < y) for x, y in zip(a, b, strict=True)]
         if first == second or not any(labels):
             continue
         sign = next(filter(None, labels))

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+OBJECTIVES = {
+    "pku_safe_rlhf": ("helpful", "harmless"),
+    "ultrafeedback": ("helpfulness", "honesty", "instruction_following", "truthfulness"),
+    "xstest": ("helpful", "harmless"),
+    "fine_grained_rlhf": ("relevance", "factuality", "completeness"),
+}
+"""By function the objectives of its `objective_labels`, in their order; those of `helpsteer2` are its `attributes`."""
+
 
 def pku_safe_rlhf(dataset: Dataset) -> Dataset:
     """Pairs for `helpful` and `harmless` from PKU-Alignment/PKU-SafeRLHF, also its 10K and 30K editions.
@@ -85,10 +93,9 @@ def ultrafeedback(dataset: Dataset) -> Dataset:
     Returns:
         A row with `objective_labels` for every two responses that are rated differently.
     """
-    aspects = ("helpfulness", "honesty", "instruction_following", "truthfulness")
 
     def scores(annotations: Row) -> list[int | None]:
-        ratings = [str(annotations[aspect]["Rating"]) for aspect in aspects]
+        ratings = [str(annotations[aspect]["Rating"]) for aspect in OBJECTIVES["ultrafeedback"]]
         return [int(rating) if rating.isdigit() else None for rating in ratings]
 
     return _pairs(

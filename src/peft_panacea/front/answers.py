@@ -68,7 +68,7 @@ class SteeredModel:
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        generation: Options of `generate`.
+        generation: Further arguments of `sample`.
         extrapolate: Whether preferences may be off the simplex.
 
     Raises:
@@ -88,9 +88,7 @@ class SteeredModel:
         check_can_sample(model, tokenizer)
         self.model, self.tokenizer, self.generation = model, tokenizer, generation
         self.extrapolate, named = extrapolate, model.peft_config[model.active_adapter].objectives
-        self.objectives = (
-            None if isinstance(named, int) else named
-        )  # None: only counted, so rewards may have any names
+        self.objectives = None if isinstance(named, int) else named  # None: counted, so that any names will do
         # In half precision a cached step rounds otherwise than a whole forward, and other rows beside it do so too:
         # KL, the small difference of two log-probabilities, is then measured by two forwards that are alike.
         self.is_half = model.dtype in (torch.bfloat16, torch.float16)
@@ -113,7 +111,9 @@ class SteeredModel:
 
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of every prompt."""
-        return [len(tokenize(self.tokenizer, prompt)) for prompt in prompts]
+        return [
+            len(tokenize(self.tokenizer, prompt, self.generation.get("chat_template_kwargs"))) for prompt in prompts
+        ]
 
     @torch.no_grad()
     def __call__(self, prompts: list[Prompt], preferences: Array | None) -> Answers:

@@ -75,7 +75,8 @@ def evaluate_front(
             on where the last one stopped, on any number of processes. The file of another adapter or other arguments
             is refused; of functions nothing is known but their name, of a base model its path.
         details: What else the front should say about itself.
-        generation: For `generate`. By default the model's own distribution, 64 tokens at most.
+        generation: For `sample`: options of `generate`, by default the model's own distribution and 64 tokens at most,
+            and `chat_template_kwargs`.
 
     Returns:
         The front, with side effects: words per completion, distinct-2; of a model also `ended`, the share of

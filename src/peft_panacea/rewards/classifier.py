@@ -53,7 +53,8 @@ class Classifier:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id  # pooling of the last token looks for it
         longest = self.tokenizer.model_max_length
-        self.tokenizer.model_max_length = min(longest, getattr(model.config, "max_position_embeddings", longest))
+        positions = getattr(model.config, "max_position_embeddings", longest) - _positions_before_text(model)
+        self.tokenizer.model_max_length = min(longest, positions)
         name = Path(model_name_or_path).name
         self.__name__ = name if label is None else f"{name}_{label}"
 
@@ -80,3 +81,10 @@ class Classifier:
             return chosen
         others = [i for i in range(logits.shape[1]) if i != self.index]
         return chosen - logits[:, others].logsumexp(dim=1)
+
+
+def _positions_before_text(model: Any) -> int:
+    """Positions that no token of a text has: models like RoBERTa count from behind the padding's."""
+    tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    return max((padding + 1 for padding in paddings if padding is not None), default=0)

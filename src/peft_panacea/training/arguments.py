@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,8 +19,8 @@ class PreferenceArguments:
     """Arguments of both mixins; `transformers.HfArgumentParser` and TRL's `TrlParser` make flags of them.
 
     Raises:
-        ValueError: A word that is none of the choices, a smoothing that is not positive, or values that
-            `PreferenceSampler` refuses. What does not go together is refused by the mixins.
+        ValueError: A word that is none of the choices, a smoothing that is not positive, an ideal point that is
+            not finite, or values that `PreferenceSampler` refuses. What does not go together is refused by the mixins.
     """
 
     preference_per: Literal["row", "batch"] = field(
@@ -87,8 +88,10 @@ class PreferenceArguments:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {list(allowed)}, but got {getattr(self, name)!r}.")
-        if not self.smoothing > 0:
-            raise ValueError(f"`smoothing` must be greater than 0, but got {self.smoothing}.")
+        if not 0 < self.smoothing < math.inf:
+            raise ValueError(f"`smoothing` must be greater than 0 and finite, but got {self.smoothing}.")
+        if self.ideal_point is not None and not all(map(math.isfinite, self.ideal_point)):
+            raise ValueError(f"`ideal_point` must have finite values, but got {self.ideal_point}.")
         if self.steering_rows < 0:
             raise ValueError(f"`steering_rows` must be at least 0, but got {self.steering_rows}.")
         self.sampler(2, seed=0)

@@ -25,7 +25,8 @@ class IterateAverage(TrainerCallback):
         share: Of the steps, above 0 and at most 1.
 
     Raises:
-        ValueError: `share` is something else.
+        ValueError: `share` is something else; when training begins, `load_best_model_at_end`, whose model it would
+            replace.
     """
 
     def __init__(self, share: float = 0.5) -> None:
@@ -36,6 +37,11 @@ class IterateAverage(TrainerCallback):
         self.sums: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.load_best_model_at_end:
+            raise ValueError(
+                "`load_best_model_at_end` must be False with `IterateAverage`, which leaves the mean of the last "
+                "iterates, but got True."
+            )
         self.steps, self.sums = 0, {}
         checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / FILE
         if state.global_step and checkpoint.exists():

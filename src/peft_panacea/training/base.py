@@ -68,7 +68,16 @@ class PreferenceMixin(Trainer):
                 "`weight_decay` must be 0 with `trained_objectives` or `freeze_shared`, because it moves what is not "
                 f"trained as well, but got {self.args.weight_decay}."
             )
-        white = any(isinstance(module, PanaceaSVD) and module.centre for module in self.model.modules())
+        adapters = [module for module in self.model.modules() if isinstance(module, PanaceaSVD)]
+        own = {id(parameter) for svd in adapters for parameter in svd.parameters()}
+        others = [n for n, p in self.model.named_parameters() if p.requires_grad and id(p) not in own]
+        if others:
+            raise ValueError(
+                "What is trained must be Panacea's own with `trained_objectives` or `freeze_shared`, because all else "
+                "moves every objective, as `modules_to_save`, `bias` and `trainable_token_indices` do, but got "
+                f"{', '.join(others[:3])}{' and more' if len(others) > 3 else ''}."
+            )
+        white = any(svd.centre for svd in adapters)
         if confined and white:
             raise ValueError(
                 "`trained_objectives` must be all or not given with white coordinates, under which no objective "
@@ -101,6 +110,10 @@ class PreferenceMixin(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with preference_kept(self.model):
             return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        with preference_kept(self.model):
+            return super().predict(*args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._phase = None

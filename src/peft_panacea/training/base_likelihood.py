@@ -20,14 +20,15 @@ def base_log_perplexity(trainer: Any, output: dict[str, Any], reference: Tensor)
         trainer: One with `ObjectiveRewardMixin`.
         output: What TRL's `_generate_and_score_completions` returns, B completions of at most T tokens.
         reference: [B, T], the log-probabilities that TRL computed last. Where there is a KL term (`beta` is not 0)
-            they are those of its reference, which is q here, too. Else `PROBED` completions are asked for.
+            they are those of its reference, which is q here, too, unless an adapter is trained further: then it is a
+            copy of that, "ref". Where it is not q, `PROBED` completions are asked for.
 
     Returns:
         NaN where it cannot be asked: for images, and for a model whose adapter PEFT cannot disable.
     """
     mask, logps = output["completion_mask"], reference
-    if trainer.beta == 0:
-        model = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.beta == 0 or "ref" in getattr(model, "peft_config", {}):
         if "pixel_values" in output or not hasattr(model, "disable_adapter"):
             return math.nan
         some = slice(None, None, -(-len(mask) // PROBED))  # of as many prompts as possible

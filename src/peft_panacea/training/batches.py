@@ -31,15 +31,16 @@ class ObjectiveSampler(Sampler[int]):
 
     def __init__(self, objective: Sequence[int], m: int, seed: int, face: Sequence[int] | None = None) -> None:
         indices = torch.as_tensor(objective)
-        self.rows = [(indices == i).nonzero().flatten() for i in (range(m) if face is None else face)]
+        face = range(m) if face is None else face
+        self.rows = [(indices == i).nonzero().flatten() for i in face]
         if sum(map(len, self.rows)) != len(indices):
             raise ValueError(
                 f"`objective` must be between 0 and {m - 1} in every row, but got {sorted(set(objective))}."
             )
-        for i, rows in enumerate(self.rows):
+        for i, rows in zip(face, self.rows, strict=True):
             if not len(rows):
                 raise ValueError(
-                    f"`train_dataset` must have rows of all {m} objectives, but has none of objective {i}."
+                    f"`train_dataset` must have rows of all {len(face)} objectives, but has none of objective {i}."
                 )
         self.longest = max(map(len, self.rows))
         self.seed, self.epoch = seed, 0
@@ -67,13 +68,18 @@ class ObjectiveCollator:
         collator: Of the trainer.
         end_to_end: Whether it lays rows end to end, and what they are packed of. The columns then have an entry for
             each sequence, and `LENGTHS` its number of tokens.
+        apart: Whether the loss is computed for each objective's rows apart.
     """
 
-    def __init__(self, collator: Callable[[list[Batch]], Batch], *, end_to_end: bool = False) -> None:
+    def __init__(
+        self, collator: Callable[[list[Batch]], Batch], *, end_to_end: bool = False, apart: bool = False
+    ) -> None:
         self.collator = collator
-        self.end_to_end = end_to_end
+        self.end_to_end, self.apart = end_to_end, apart
 
     def __call__(self, rows: list[Batch]) -> Batch:
+        if "KL_completion_ids" in rows[0]:
+            rows = self._paired(rows)
         batch = self.collator([{k: v for k, v in row.items() if k not in COLUMNS} for row in rows])
         lengths = [row.get("seq_lengths") or [len(row["input_ids"])] for row in rows] if self.end_to_end else None
         if lengths is not None:
@@ -85,6 +91,15 @@ class ObjectiveCollator:
                     [row[column] for row, n in zip(rows, times, strict=True) for _ in range(n)]
                 )
         return batch
+
+    def _paired(self, rows: list[Batch]) -> list[Batch]:
+        """With the completion of the row before in KTO's KL term; TRL pairs them so, but before rows are shuffled."""
+        parts = [row.get("objective") if self.apart else None for row in rows]
+        before, found = dict(zip(parts, rows, strict=True)), []  # the first of a part has the last of it before it
+        for part, row in zip(parts, rows, strict=True):
+            found.append({**row, "KL_completion_ids": before[part]["completion_ids"]})
+            before[part] = row
+        return found
 
 
 def packed_by_objective(dataset: Any, pack: Callable[[Any], Any]) -> Any:
@@ -119,14 +134,51 @@ def by_token(preferences: Tensor, lengths: Tensor, tokens: int) -> Tensor:
     return preferences[torch.cat([sequences, padding])][None]
 
 
+def known_labels(dataset: Any, objectives: Sequence[str], name: str) -> Tensor | None:
+    """The column `objective_labels`, [N, m]; None if there is none, or it is not known yet, as in a stream.
+
+    Raises:
+        ValueError: A row has more labels, or fewer.
+    """
+    if "objective_labels" not in (getattr(dataset, "column_names", None) or ()) or not hasattr(dataset, "__len__"):
+        return None
+    rows = dataset["objective_labels"][:]
+    for i, row in enumerate(rows):
+        if row is None or len(row) != len(objectives):
+            raise one_number_for_each(objectives, f"`{name}`", row, i)
+    return torch.as_tensor(rows).reshape(-1, len(objectives))
+
+
+def one_number_for_each(objectives: Sequence[str], where: str, found: Any, row: int) -> ValueError:
+    return ValueError(
+        f"`objective_labels` must have a number for each of {list(objectives)}, but got {found} in row {row} of "
+        f"{where}."
+    )
+
+
+def one_forward_serves(labels: Tensor, face: Sequence[int]) -> bool:
+    """Whether every row that is for an objective of the face, of labels [N, m], is for all m.
+
+    Raises:
+        ValueError: The face is all, and a row is for none.
+    """
+    counting = labels[:, list(face)].any(dim=1)
+    if len(face) == labels.shape[1] and not counting.all():
+        raise ValueError(
+            "`objective_labels` must not be 0 for every objective of a row, but are in row "
+            f"{counting.long().argmin()} of `train_dataset`."
+        )
+    return bool(labels[counting].all())
+
+
 def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
     """One data set for each objective that has rows, by name; of labelled rows each with its index as `objective`.
 
     Raises:
-        ValueError: The rows do not say which objective they are for.
+        ValueError: The rows do not say which objective they are for, or not of every one.
     """
-    if "objective_labels" in dataset.column_names:
-        labels = torch.tensor(dataset["objective_labels"][:])
+    labels = known_labels(dataset, objectives, "eval_dataset")
+    if labels is not None:
         parts = []
         for i in range(len(objectives)):
             part = dataset.select(labels[:, i].nonzero().flatten().tolist())

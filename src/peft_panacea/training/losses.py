@@ -17,7 +17,16 @@ from ..seeding import derive
 from ..simplex import PreferenceSampler
 from ..tuner.steering import preference_kept, steer_everyone
 from .base import PreferenceMixin
-from .batches import ObjectiveCollator, ObjectiveSampler, by_objective, by_token, packed_by_objective
+from .batches import (
+    ObjectiveCollator,
+    ObjectiveSampler,
+    by_objective,
+    by_token,
+    known_labels,
+    one_forward_serves,
+    one_number_for_each,
+    packed_by_objective,
+)
 from .face import rows_on
 from .forward import SharedForward
 from .measuring import one_progress_bar
@@ -58,17 +67,34 @@ class ObjectiveLossMixin(PreferenceMixin):
         columns = getattr(self.train_dataset, "column_names", None)
         if columns is not None and not set(COLUMNS) & set(columns):
             raise ValueError(f"`train_dataset` must have one of the columns {list(COLUMNS)}, but got {columns}.")
+        labels = known_labels(self.train_dataset, self.objectives, "train_dataset")
+        if isinstance(self.eval_dataset, dict):
+            for name, part in self.eval_dataset.items():
+                known_labels(part, self.objectives, f"eval_dataset[{name!r}]")
+        self._one_forward = (
+            labels is not None and "objective" not in (columns or ()) and one_forward_serves(labels, self.face)
+        )
         if self.train_dataset is not None and len(self.face) < m:
             self.train_dataset: Any = rows_on(self.train_dataset, self.face)
         if self.preference_args.preference_per == "batch":
             self.loss_is_scaled_for_ga = False  # ours is a mean over rows of the micro-batch
-            size = self.args.per_device_train_batch_size
-            if columns is not None and "objective" in columns and size % len(self.face):
+            size, several = self.args.per_device_train_batch_size, 2 * len(self.face)
+            by_row = columns is not None and "objective" in columns
+            if by_row and getattr(self, "calculate_KL", False) and size < several:
+                raise ValueError(
+                    f"`per_device_train_batch_size` must be at least {several}, two rows of every objective, with "
+                    f"`preference_per='batch'` and the KL term of KTO, but got {size}."
+                )
+            if by_row and size % len(self.face):
                 raise ValueError(
                     f"`per_device_train_batch_size` must be a multiple of {len(self.face)}, the number of objectives, "
                     f"with `preference_per='batch'`, but got {size}."
                 )
-        self.data_collator = ObjectiveCollator(self.data_collator, end_to_end=getattr(self, "padding_free", False))
+        self.data_collator = ObjectiveCollator(
+            self.data_collator,
+            end_to_end=getattr(self, "padding_free", False),
+            apart=self.preference_args.preference_per == "batch",
+        )
         if self.eval_dataset is not None and not isinstance(self.eval_dataset, dict):
             self.eval_dataset = by_objective(self.eval_dataset, self.objectives)
         self._on_face = torch.tensor(self.face)
@@ -77,9 +103,6 @@ class ObjectiveLossMixin(PreferenceMixin):
         self._aggregation = self.preference_args.aggregate()
         self._objective_losses: list[Tensor] = []
         self._probe: LossProbe | None = None
-        # If every row is labelled on every objective, one forward serves them all.
-        labelled = columns is not None and "objective_labels" in columns and "objective" not in columns
-        self._one_forward = labelled and bool(torch.tensor(self.train_dataset["objective_labels"][:]).all())
 
     def _refuse_what_cannot_be_right(self) -> None:
         if getattr(self, "padding_free", False) and self.preference_args.preference_per == "batch":
@@ -96,6 +119,11 @@ class ObjectiveLossMixin(PreferenceMixin):
             raise ValueError(
                 "`precompute_ref_log_probs` must be False when an adapter is trained further, because its reference "
                 "depends on the preference, but got True."
+            )
+        if getattr(self.args, "precompute_ref_log_probs", False) and getattr(self, "calculate_KL", False):
+            raise ValueError(
+                "`precompute_ref_log_probs` must be False with the KL term of KTO, whose completions are those of the "
+                "batch, which is another in every epoch, but got True."
             )
 
     # The parts of the trainer that know columns and rows
@@ -126,6 +154,8 @@ class ObjectiveLossMixin(PreferenceMixin):
         objective, labels, lengths = (inputs.pop(column, None) for column in (*COLUMNS, LENGTHS))
         if objective is None and labels is None:
             raise ValueError(f"A batch must have one of the columns {list(COLUMNS)}, but got {list(inputs)}.")
+        if labels is not None and labels.shape[1] != len(self.objectives):
+            raise one_number_for_each(self.objectives, "a batch", labels[0].tolist(), 0)
         step, draw = self._count_draw()
         if self.model.training and self.preference_args.preference_per == "batch":
             preference = self._draw(None, {"step": step})

@@ -43,10 +43,15 @@ def prompts_and_columns(dataset: Any) -> tuple[list[Any], dict[str, list[Any]]]:
 
 def generation_settings(trainer: Any) -> dict[str, Any]:
     """How the trainer samples completions; on vLLM it has no generation config, but what one would be made of."""
+    template = {"chat_template_kwargs": trainer.chat_template_kwargs} if trainer.chat_template_kwargs else {}
     if hasattr(trainer, "generation_config"):
-        return {"generation_config": trainer.generation_config}
+        return {"generation_config": trainer.generation_config, **template}
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-    return {"max_new_tokens": trainer.max_completion_length, **{name: getattr(trainer, name) for name in names}}
+    return {
+        "max_new_tokens": trainer.max_completion_length,
+        **{name: getattr(trainer, name) for name in names},
+        **template,
+    }
 
 
 @contextmanager

@@ -41,9 +41,10 @@ def constants(scores: np.ndarray, objectives: list[str]) -> dict[str, dict[str, 
     return {"mean": dict(zip(objectives, scores.mean(axis=0).tolist(), strict=True)), "std": std}
 
 
-def digest(prompts: list[Any]) -> str:
-    """16 hexadecimal digits that tell lists of prompts apart."""
-    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()[:16]
+def digest(prompts: list[Any], chat_template_kwargs: dict[str, Any]) -> str:
+    """16 hexadecimal digits that tell lists of prompts apart, and what their template is given."""
+    rendered_of = [prompts, chat_template_kwargs] if chat_template_kwargs else prompts
+    return hashlib.sha256(json.dumps(rendered_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read(path: Path, measured_of: dict[str, Any]) -> dict[str, Any] | None:

@@ -45,6 +45,8 @@ class ObjectiveRewardMixin(PreferenceMixin):
         RuntimeError: The model has no Panacea adapter.
     """
 
+    reward_func_names: list[str]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         m = len(self.objectives)
@@ -72,6 +74,11 @@ class ObjectiveRewardMixin(PreferenceMixin):
                 "`ideal_point` must be given unless `aggregation` is 'linear', because rewards have no best value of "
                 "their own, but got None."
             )
+        names = self.reward_func_names  # by which TRL logs
+        self.reward_func_names = [
+            name if names.count(name) == 1 else f"{name}_{objective}"
+            for name, objective in zip(names, self.objectives, strict=True)
+        ]
         if not self._normalised_first:
             # The aggregated reward is one more column, so that the others are logged as they are.
             self.reward_weights = torch.tensor([0.0] * m + [1.0])
@@ -247,7 +254,7 @@ class ObjectiveRewardMixin(PreferenceMixin):
                 objective: f"{name} {identity.digest(reward)}"
                 for name, (objective, reward) in zip(self.reward_func_names, rewards.items(), strict=True)
             },
-            "prompts": normalisation.digest(prompts_and_columns(dataset)[0]),
+            "prompts": normalisation.digest(prompts_and_columns(dataset)[0], self.chat_template_kwargs),
         }
         path = Path(self.args.output_dir) / NORMALISATION
         # Only one process looks, so that all of them measure or none does.
