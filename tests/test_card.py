@@ -143,12 +143,16 @@ def test_a_save_never_fails_for_an_old_front_and_does_not_show_it(folder):
     model.save_pretrained(folder)
 
 
-def test_a_folder_without_a_card_gets_one(folder):
+def test_a_folder_without_a_card_gets_one(folder, monkeypatch):
     (folder / "README.md").unlink()
     write_card(folder)
     card = ModelCard.load(folder / "README.md")
     assert card.text.lstrip().startswith("# adapter\n")
     assert card.data.library_name == "peft"
+    (folder / "README.md").unlink()
+    monkeypatch.chdir(folder)
+    write_card(".")
+    assert (folder / "README.md").read_text() == str(card)
 
 
 def test_adapters_of_others_keep_their_cards(tmp_path):

@@ -143,7 +143,7 @@ def card_text(
         raise ValueError(f"`front` must be over {config.objective_names}, but got one over {list(front.objectives)}.")
     if card is None:
         path = folder / CARD
-        card = path.read_text(encoding="utf-8") if path.exists() else new_card(name or folder.name, config)
+        card = path.read_text(encoding="utf-8") if path.exists() else new_card(name or folder.resolve().name, config)
     measured = "" if front is None else _measured(front, has_picture=(folder / PICTURE).exists())
     return renewed(card, config, measured, name=name, online=online)
 

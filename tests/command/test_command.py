@@ -83,6 +83,21 @@ def test_info_says_the_bounds(tmp_path, capsys):
     assert "bounds:             kind 0.25 to 1" in capsys.readouterr().out.splitlines()
 
 
+def test_the_chat_template_is_given_what_it_is_to_be_given(folder, capsys, tmp_path):
+    shutil.copytree(folder / "adapter", tmp_path / "chat")
+    word_tokenizer("[BOS] {{ 'w' ~ number }}").save_pretrained(tmp_path / "chat")  # the prompt is what the flag says
+    few = ["--preference", "1", "0", "--max_new_tokens", "4", "--greedy", "--json"]
+    answers = []
+    for number in (5, 9):
+        flag = ["--chat_template_kwargs", json.dumps({"number": number})]
+        assert main(["answer", str(tmp_path / "chat"), "w3", *few, *flag]) == 0
+        assert main(["answer", str(folder / "adapter"), f"w{number}", *few, "--plain"]) == 0
+        said = [json.loads(line)[0]["answers"][0]["text"] for line in capsys.readouterr().out.splitlines()]
+        assert said[0] == said[1]
+        answers.append(said[0])
+    assert answers[0] != answers[1]
+
+
 def test_a_grid_is_kept_to_the_bounds(folder, capsys, tmp_path):
     model = PeftModel.from_pretrained(base(folder), folder / "adapter")
     model.peft_config["default"].preference_bounds = {"kind": (0.25, 1.0)}

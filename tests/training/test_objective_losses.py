@@ -624,6 +624,11 @@ def test_an_objective_that_is_missing_or_unknown_is_refused(objective, message, 
         make(Plain, tmp_path, data=DATA[Trainer] | {"objective": objective}).train()
 
 
+def test_an_objective_that_is_unknown_is_refused_in_evaluation_too(tmp_path):
+    with pytest.raises(ValueError, match="`objective` of `eval_dataset` must be from 0 to 1, but got 2"):
+        make(Plain, tmp_path, eval_data=DATA[Trainer] | {"objective": [0, 2] * 8})
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

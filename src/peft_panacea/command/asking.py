@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 from . import adapter
@@ -10,12 +11,23 @@ from . import adapter
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system_prompt", metavar="TEXT", help="in front of every conversation that has none")
+    parser.add_argument(
+        "--chat_template_kwargs", type=mapping, metavar="JSON", help='for the template: \'{"enable_thinking": false}\''
+    )
     parser.add_argument("--plain", action="store_true", help="continue texts as they are, despite a chat template")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of a completion, at most (%(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling (%(default)s)")
     parser.add_argument("--greedy", action="store_true", help="the likeliest token in place of a sampled one")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (%(default)s)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "auto"], default="float32")
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """What a word means as JSON, for argparse."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError
+    return found
 
 
 def check(args: argparse.Namespace) -> None:
@@ -26,9 +38,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def decoding(args: argparse.Namespace) -> dict[str, Any]:
-    """Options of `generate`."""
+    """Options of `sample`."""
     how = {"do_sample": False} if args.greedy else {"temperature": args.temperature}
-    return {"max_new_tokens": args.max_new_tokens, **how}
+    template = {"chat_template_kwargs": args.chat_template_kwargs} if args.chat_template_kwargs else {}
+    return {"max_new_tokens": args.max_new_tokens, **how, **template}
 
 
 def model_of(args: argparse.Namespace) -> Any:

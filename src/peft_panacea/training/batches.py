@@ -175,7 +175,7 @@ def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
     """One data set for each objective that has rows, by name; of labelled rows each with its index as `objective`.
 
     Raises:
-        ValueError: The rows do not say which objective they are for, or not of every one.
+        ValueError: The rows do not say which objective they are for, or not of every one, or name one there is not.
     """
     labels = known_labels(dataset, objectives, "eval_dataset")
     if labels is not None:
@@ -185,6 +185,9 @@ def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
             parts.append(part.add_column("objective", [i] * len(part)))
     elif "objective" in dataset.column_names:
         objective = torch.tensor(dataset["objective"][:])
+        if not ((objective >= 0) & (objective < len(objectives))).all():
+            found = objective[(objective < 0) | (objective >= len(objectives))][0]
+            raise ValueError(f"`objective` of `eval_dataset` must be from 0 to {len(objectives) - 1}, but got {found}.")
         parts = [dataset.select((objective == i).nonzero().flatten().tolist()) for i in range(len(objectives))]
     else:
         raise ValueError(
