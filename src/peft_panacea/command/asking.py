@@ -12,7 +12,7 @@ from . import adapter
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system_prompt", metavar="TEXT", help="in front of every conversation that has none")
     parser.add_argument(
-        "--chat_template_kwargs", type=mapping, metavar="JSON", help='for the template: \'{"enable_thinking": false}\''
+        "--chat_template_kwargs", type=mapping, metavar="JSON", help="for the template: '{\"enable_thinking\": false}'"
     )
     parser.add_argument("--plain", action="store_true", help="continue texts as they are, despite a chat template")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of a completion, at most (%(default)s)")

@@ -185,9 +185,10 @@ def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
             parts.append(part.add_column("objective", [i] * len(part)))
     elif "objective" in dataset.column_names:
         objective = torch.tensor(dataset["objective"][:])
-        if not ((objective >= 0) & (objective < len(objectives))).all():
-            found = objective[(objective < 0) | (objective >= len(objectives))][0]
-            raise ValueError(f"`objective` of `eval_dataset` must be from 0 to {len(objectives) - 1}, but got {found}.")
+        if (unknown := objective[(objective < 0) | (objective >= len(objectives))]).numel():
+            raise ValueError(
+                f"`objective` of `eval_dataset` must be from 0 to {len(objectives) - 1}, but got {unknown[0]}."
+            )
         parts = [dataset.select((objective == i).nonzero().flatten().tolist()) for i in range(len(objectives))]
     else:
         raise ValueError(
