@@ -161,7 +161,7 @@ class Blocks:
             print(f"\nMeasuring on {split}: {work}.")
         if not self.rewards:
             trainer.eval_dataset = trainer.splits[split]
-            return trainer.measure(preferences)
+            return trainer.measure(preferences, extrapolate=True)
         with in_one_sentence():
             return evaluate_front(
                 trainer.accelerator.unwrap_model(trainer.model),

@@ -37,6 +37,16 @@ def test_select_takes_both_halves_of_a_pair():
     assert (part["constant"].item(), part["use_cache"]) == (7.0, False)
 
 
+def test_what_has_other_rows_cannot_be_parted():
+    """The patches of four images, as some collators list them."""
+    images = {"input_ids": torch.zeros(4, 2), "pixel_values": torch.zeros(8, 3), "patches": torch.zeros(12, 3)}
+    assert select(images, torch.arange(4), rows=4) == images
+    for name, rows in (("pixel_values", 8), ("patches", 12)):
+        part = {key: value for key, value in images.items() if key in ("input_ids", name)}
+        with pytest.raises(ValueError, match=f"`preference_per` must be 'row' .* but of 4 rows `{name}` has {rows}"):
+            select(part, torch.tensor([0, 2]), rows=4)
+
+
 def test_exchange_swaps_the_chosen_with_the_rejected_where_it_is_told():
     batch = exchange(pairs(), torch.tensor([True, False, True]))
     assert batch["input_ids"][:, 0].tolist() == [20, 11, 22, 10, 21, 12]

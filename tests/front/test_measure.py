@@ -565,3 +565,11 @@ def test_arrays_in_columns_count_with_every_number(tmp_path):
     same(ask(columns=columns[0]), ask(columns={"number": [array.copy() for array in columns[0]["number"]]}))
     with pytest.raises(ValueError, match=r"has other prompts\."):
         ask(columns=columns[1])
+
+
+def test_what_is_no_preference_is_refused_before_anything_is_sampled(model, tokenizer, tmp_path):
+    record, wrong = tmp_path / "record", [*GRID, [0.5, 0.6]]
+    options = {"tokenizer": tokenizer, "max_new_tokens": 2, "batch_size": 1, "record": record}
+    with pytest.raises(ValueError, match=f"`preference` row {len(GRID)} must have 2 non-negative entries"):
+        evaluate_front(model, PROMPTS[:1], REWARDS, wrong, **options)
+    assert not record.exists()

@@ -154,7 +154,9 @@ def test_rows_are_those_of_the_face():
     stream = stream.cast(rows.features)
     assert [row["x"] for row in rows_on(stream, [0, 2])] == [0, 2]
     labels = Dataset.from_dict({"x": [0, 1, 2], "objective_labels": [[1, 0, 0], [0, -1, 0], [0, 0, 0]]})
-    assert rows_on(labels, [0, 1])["x"][:] == [0, 1]
+    for format_of_rows in (None, "numpy", "torch"):
+        assert list(rows_on(labels.with_format(format_of_rows), [0, 1])["x"][:]) == [0, 1]
+        assert list(rows_on(rows.with_format(format_of_rows), [1])["x"][:]) == [1, 3]
     with pytest.raises(ValueError, match="`train_dataset` must have rows of the `trained_objectives`, but has none"):
         rows_on(rows.select([0, 2]), [1])
     with pytest.raises(ValueError, match=r"`train_dataset` must be one of `datasets`, .* but got a list"):

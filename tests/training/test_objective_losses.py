@@ -425,6 +425,48 @@ def test_an_objective_without_evaluation_rows_cannot_be_measured(tmp_path):
         make(Plain, tmp_path).measure([[1, 0]])
 
 
+@pytest.mark.parametrize(
+    ("preferences", "message"),
+    [
+        ([[2, -1.5], [0.5, 0.5]], "`preference` row 0 must have 2 non-negative entries that sum to 1"),
+        ([[0.5, 0.5], [0.9, 0.1]], "`preference` row 1 must have 'rainy' between 0.3 and 1"),
+        ([[0.2, 0.3, 0.5]], "`preference` row 0 must have 2"),
+        ([0.5, 0.5], r"`preferences` must have shape \(K, 2\), but got one preference"),
+    ],
+)
+def test_what_is_no_preference_is_not_measured(preferences, message, tmp_path):
+    config = PanaceaConfig(objectives=OBJECTIVES, preference_bounds={"rainy": (0.3, 1.0)})
+    trainer = make(Plain, tmp_path, model=get_peft_model(llama(), config), eval_data=DATA[Trainer])
+    trainer.evaluation_loop = lambda *_, **__: pytest.fail("was begun")
+    with pytest.raises(ValueError, match=message):
+        trainer.measure(preferences)
+
+
+def test_off_the_simplex_is_measured_where_it_is_meant(tmp_path):
+    trainer = make(Plain, tmp_path, eval_data=DATA[Trainer])
+    front = trainer.measure([[1.5, -0.5], [1, 0]], extrapolate=True)
+    assert front.preferences.tolist() == [[1.5, -0.5], [1, 0]]
+    assert front.values[1].tolist() == trainer.measure([[1, 0]]).values[0].tolist()
+
+
+def test_rows_of_all_objectives_with_smoothed_labels(tmp_path):
+    """The trainer asks its model for more than one forward gives."""
+    data = DATA[Trainer] | {"objective_labels": [[1, 1]] * 16}
+    del data["objective"]
+    trainer = make(Plain, tmp_path, BATCH, data=data, label_smoothing_factor=0.1)
+    batch = a_batch(trainer)
+    loss = trainer.compute_loss(trainer.model, batch)
+    expected = Trainer.compute_loss(trainer, trainer.model, without_columns(batch))  # of either objective, so of both
+    torch.testing.assert_close(loss, expected)
+
+
+def test_evaluation_rows_must_be_no_stream(tmp_path):
+    trainer = make(Plain, tmp_path)
+    stream = trainer.train_dataset.to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"`eval_dataset` must be no stream, .* but got a IterableDataset"):
+        Plain(model=trainer.model, args=trainer.args, train_dataset=trainer.train_dataset, eval_dataset=stream)
+
+
 def test_training_data_need_not_be_a_dataset_of_datasets(tmp_path):
     trainer = make(Plain, tmp_path)
     rows = [{"input_ids": ids, "labels": ids, "objective": o} for ids, o in zip(IDS, OBJECTIVE, strict=True)]

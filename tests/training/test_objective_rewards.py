@@ -425,3 +425,48 @@ def test_training_with_continuous_batching(tmp_path):
     before = adapter(trainer)
     trainer.train()
     assert difference(before, adapter(trainer)) > 0
+
+
+def test_a_reward_without_an_opinion_is_never_the_worst(tmp_path):
+    """Under Tchebycheff the others of its prompt count as if it were not there."""
+    scores, ideal = Scores(), [20.0, 9.0]
+
+    def silent(completions, **_):
+        scores.given["b"] = [None] * len(completions)
+        return scores.given["b"]
+
+    for name in ("tchebycheff", "smooth_tchebycheff"):
+        arguments = PreferenceArguments("row", aggregation=name, ideal_point=ideal)
+        functions = scores.functions()[0], silent
+        options = {"reward_funcs": functions, "per_device_train_batch_size": 16, "scale_rewards": "none"}
+        output = generate(make(GRPO, tmp_path, arguments, **options))
+        expected = output["preference"][:, 0] * scores.rewards()[:, 0]
+        torch.testing.assert_close(output["advantages"], advantages(GRPO, expected))
+
+
+def test_tools_want_one_preference(tmp_path):
+    class Pretending(GRPOTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.tools = [length]
+
+    kind = type("WithTools", (ObjectiveRewardMixin, Pretending), {})
+    with pytest.raises(ValueError, match="`preference_per` must be 'batch' with `tools`, after whose use only some"):
+        make(kind, tmp_path, ROW)
+    make(kind, tmp_path, BATCH)
+
+
+def test_evaluation_aggregates_by_prompt_as_training_does(tmp_path):
+    """So that its reward does not depend on which prompts are in a batch."""
+    arguments = PreferenceArguments("row", aggregation="tchebycheff", ideal_point=[20.0, 9.0])
+    found = []
+    for size in (4, 16):
+        trainer = make(GRPO, tmp_path, arguments, eval_data={"prompt": PROMPTS[:4]}, per_device_eval_batch_size=size)
+        trainer._preferences = torch.tensor([[0.5, 0.5]]).expand(size, 2)
+        trainer.model.eval()
+        rewards = torch.arange(32.0).view(16, 2)[:size] % 11
+        trainer.reward_funcs = [lambda *_, _r=column, **__: _r for column in rewards.T.tolist()]
+        rows = [{"prompt": PROMPTS[i // 4]} for i in range(size)]
+        completions = trainer._calculate_rewards(rows, [r["prompt"] for r in rows], ["w3"] * size, [[3]] * size)
+        found.append(completions[:4])
+    torch.testing.assert_close(*found)

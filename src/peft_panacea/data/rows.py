@@ -18,6 +18,11 @@ LENGTHS = "objective_lengths"
 Batch = dict[str, Any]
 
 
+def values_of(dataset: Any, column: str) -> Any:
+    """A whole column of a data set, as Python's own values, whatever format the data set has."""
+    return dataset.with_format(None)[column][:]
+
+
 def copies(batch: Batch, rows: int) -> int:
     """How often a collator lists each row: 2 for pairs, all the chosen before all the rejected, else 1.
 
@@ -37,14 +42,26 @@ def copies(batch: Batch, rows: int) -> int:
 
 
 def select(batch: Batch, index: Tensor, rows: int) -> Batch:
-    """The part of a batch of `rows` rows that belongs to the rows `index`."""
+    """The part of a batch of `rows` rows that belongs to the rows `index`.
 
-    def part(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.ndim == 0 or value.shape[0] % rows:
+    Raises:
+        ValueError: Something in it has another number of rows, such as the patches of images.
+    """
+    if torch.equal(index.cpu(), torch.arange(rows)):
+        return dict(batch)
+    sizes = (rows, copies(batch, rows) * rows)
+
+    def part(key: str, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0:
             return value
+        if value.shape[0] not in sizes:
+            raise ValueError(
+                f"`preference_per` must be 'row' where a batch cannot be parted by objective, but of {rows} rows "
+                f"`{key}` has {value.shape[0]}."
+            )
         return value.view(-1, rows, *value.shape[1:])[:, index.to(value.device)].flatten(0, 1)
 
-    return {key: part(value) for key, value in batch.items()}
+    return {key: part(key, value) for key, value in batch.items()}
 
 
 def exchanged_names(names: Iterable[str]) -> dict[str, str]:

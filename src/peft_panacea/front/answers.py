@@ -26,6 +26,7 @@ from ..completions import (
     sample,
     tokenize,
 )
+from ..tuner.steering import first_layer, parse_for
 
 Array: TypeAlias = "np.ndarray"
 
@@ -108,6 +109,11 @@ class SteeredModel:
             "generation": {k: _described(value) for k, value in generation_options(**self.generation).items()},
             "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
         }
+
+    def check(self, preferences: Array) -> None:
+        """Refuse what are no preferences of the adapter, [K, m], before anything is sampled under the first."""
+        name, layer = self.model.active_adapter, first_layer(self.model)
+        parse_for(layer, preferences, name, extrapolate=self.extrapolate)
 
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of every prompt."""

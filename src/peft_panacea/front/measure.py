@@ -175,6 +175,8 @@ def _measured(
     answer = _answerer(model, tokenizer, generation, extrapolate)
     if isinstance(answer, SteeredModel) and len(weights) and answer.objectives not in (None, list(rewards)):
         raise ValueError(f"`rewards` must be of {answer.objectives}, in the adapter's order, but got {list(rewards)}.")
+    if isinstance(answer, SteeredModel) and len(weights):
+        answer.check(weights)
     settings = {
         "prompts": digest([list(prompts), {k: list(v) for k, v in columns.items()}] if columns else list(prompts)),
         "rewards": {objective: name_of(reward) for objective, reward in rewards.items()},

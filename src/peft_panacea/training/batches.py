@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from ..data.rows import COLUMNS, LENGTHS, Batch
+from ..data.rows import COLUMNS, LENGTHS, Batch, values_of
 from ..seeding import derive
 
 
@@ -119,7 +119,7 @@ def packed_by_objective(dataset: Any, pack: Callable[[Any], Any]) -> Any:
             "`packing` must have a data set with the column `objective` that is no stream, because rows are packed "
             f"with others of their objective, but got a {type(dataset).__name__} with {dataset.column_names}."
         )
-    objective = torch.tensor(dataset["objective"][:])
+    objective = torch.tensor(values_of(dataset, "objective"))
     parts = []
     for i in sorted(set(objective.tolist())):
         part = pack(dataset.select((objective == i).nonzero().flatten().tolist()))
@@ -142,7 +142,7 @@ def known_labels(dataset: Any, objectives: Sequence[str], name: str) -> Tensor |
     """
     if "objective_labels" not in (getattr(dataset, "column_names", None) or ()) or not hasattr(dataset, "__len__"):
         return None
-    rows = dataset["objective_labels"][:]
+    rows = values_of(dataset, "objective_labels")
     for i, row in enumerate(rows):
         if row is None or len(row) != len(objectives):
             raise one_number_for_each(objectives, f"`{name}`", row, i)
@@ -177,6 +177,10 @@ def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: The rows do not say which objective they are for, or not of every one, or name one there is not.
     """
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"`eval_dataset` must be no stream, because it is parted by objective, but got a {type(dataset).__name__}."
+        )
     labels = known_labels(dataset, objectives, "eval_dataset")
     if labels is not None:
         parts = []
@@ -184,7 +188,7 @@ def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
             part = dataset.select(labels[:, i].nonzero().flatten().tolist())
             parts.append(part.add_column("objective", [i] * len(part)))
     elif "objective" in dataset.column_names:
-        objective = torch.tensor(dataset["objective"][:])
+        objective = torch.tensor(values_of(dataset, "objective"))
         if (unknown := objective[(objective < 0) | (objective >= len(objectives))]).numel():
             raise ValueError(
                 f"`objective` of `eval_dataset` must be from 0 to {len(objectives) - 1}, but got {unknown[0]}."

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.rows import COLUMNS
+from ..data.rows import COLUMNS, values_of
 from ..simplex import PreferenceSampler
 
 
@@ -66,7 +66,7 @@ def rows_on(dataset: Any, face: Sequence[int]) -> Any:
     column = next(name for name in COLUMNS if name in columns)
     if not hasattr(dataset, "__len__"):
         return dataset.filter(lambda value: _is_on(value, face), input_columns=column)
-    index = [i for i, value in enumerate(dataset[column]) if _is_on(value, face)]
+    index = [i for i, value in enumerate(values_of(dataset, column)) if _is_on(value, face)]
     if not index:
         raise ValueError("`train_dataset` must have rows of the `trained_objectives`, but has none.")
     return dataset.select(index)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..aggregation import weights
-from ..data.rows import COLUMNS, LENGTHS, Batch, copies, exchange, select
+from ..data.rows import COLUMNS, LENGTHS, Batch, copies, exchange, select, values_of
 from ..front import Front
 from ..seeding import derive
 from ..simplex import PreferenceSampler
-from ..tuner.steering import preference_kept, steer_everyone
+from ..tuner.steering import first_active, first_layer, parse_for, preference_kept, steer_everyone
 from .base import PreferenceMixin
 from .batches import (
     ObjectiveCollator,
@@ -31,6 +31,7 @@ from .face import rows_on
 from .forward import SharedForward
 from .measuring import one_progress_bar
 from .probe import LossProbe
+from .refusals import refuse_what_cannot_be_right
 
 
 class ObjectiveLossMixin(PreferenceMixin):
@@ -63,7 +64,7 @@ class ObjectiveLossMixin(PreferenceMixin):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         m = len(self.objectives)
-        self._refuse_what_cannot_be_right()
+        refuse_what_cannot_be_right(self)
         columns = getattr(self.train_dataset, "column_names", None)
         if columns is not None and not set(COLUMNS) & set(columns):
             raise ValueError(f"`train_dataset` must have one of the columns {list(COLUMNS)}, but got {columns}.")
@@ -72,7 +73,11 @@ class ObjectiveLossMixin(PreferenceMixin):
             for name, part in self.eval_dataset.items():
                 known_labels(part, self.objectives, f"eval_dataset[{name!r}]")
         self._one_forward = (
-            labels is not None and "objective" not in (columns or ()) and one_forward_serves(labels, self.face)
+            labels is not None
+            and "objective" not in (columns or ())
+            and one_forward_serves(labels, self.face)
+            and self.label_smoother is None  # with which the trainer asks for more than its model's loss
+            and self.compute_loss_func is None
         )
         if self.train_dataset is not None and len(self.face) < m:
             self.train_dataset: Any = rows_on(self.train_dataset, self.face)
@@ -104,28 +109,6 @@ class ObjectiveLossMixin(PreferenceMixin):
         self._objective_losses: list[Tensor] = []
         self._probe: LossProbe | None = None
 
-    def _refuse_what_cannot_be_right(self) -> None:
-        if getattr(self, "padding_free", False) and self.preference_args.preference_per == "batch":
-            raise ValueError(
-                "`preference_per` must be 'row' with packing or padding-free batches, which cannot be parted by "
-                "objective, but got 'batch'."
-            )
-        if self.preference_args.aggregation != "linear" and self.preference_args.preference_per == "row":
-            raise ValueError(
-                "`preference_per` must be 'batch' unless `aggregation` is 'linear', because others want the losses of "
-                f"all objectives under one preference, but got 'row' with {self.preference_args.aggregation!r}."
-            )
-        if getattr(self.args, "precompute_ref_log_probs", False) and "ref" in getattr(self.model, "peft_config", {}):
-            raise ValueError(
-                "`precompute_ref_log_probs` must be False when an adapter is trained further, because its reference "
-                "depends on the preference, but got True."
-            )
-        if getattr(self.args, "precompute_ref_log_probs", False) and getattr(self, "calculate_KL", False):
-            raise ValueError(
-                "`precompute_ref_log_probs` must be False with the KL term of KTO, whose completions are those of the "
-                "batch, which is another in every epoch, but got True."
-            )
-
     # The parts of the trainer that know columns and rows
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
@@ -143,7 +126,7 @@ class ObjectiveLossMixin(PreferenceMixin):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if "objective" not in (getattr(dataset, "column_names", None) or ()) or not hasattr(dataset, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        return ObjectiveSampler(dataset["objective"][:], len(self.objectives), self.args.seed, self.face)
+        return ObjectiveSampler(values_of(dataset, "objective"), len(self.objectives), self.args.seed, self.face)
 
     # The loss
 
@@ -232,26 +215,31 @@ class ObjectiveLossMixin(PreferenceMixin):
 
     # The losses of the model as it is
 
-    def measure(self, preferences: Any) -> Front:
+    def measure(self, preferences: Any, *, extrapolate: bool = False) -> Front:
         """The loss of each objective on its part of `eval_dataset` under each of K preferences, [K, m].
 
         Args:
             preferences: [K, m], such as `simplex_grid(m, n)`.
+            extrapolate: Whether they may be off the simplex.
 
         Returns:
             A front to be minimised; `base` are the losses without the adapter, if the model is a `PeftModel`. Every
             loss is one value for all rows of its objective, so P is 1 and there are no intervals.
 
         Raises:
-            ValueError: The trainer has no `eval_dataset`, or an objective no batch of it.
+            TypeError, ValueError: The trainer has no `eval_dataset`, an objective no batch of it, or these are no
+                preferences of the adapter.
         """
         if self.eval_dataset is None:
             raise ValueError("`eval_dataset` must be given to the trainer to be measured on, but got None.")
         for name in self.objectives:
             if name not in self.eval_dataset:
                 raise _no_rows(name)
-        steered = torch.as_tensor(preferences, dtype=torch.float32).reshape(len(preferences), -1)
         model = self.accelerator.unwrap_model(self.model)
+        name = first_active(model)
+        steered = parse_for(first_layer(model), preferences, name, extrapolate=extrapolate)[name]
+        if steered.ndim != 2:
+            raise ValueError(f"`preferences` must have shape (K, {len(self.objectives)}), but got one preference.")
         base = None
         batches = sum(len(self.get_eval_dataloader(name)) for name in self.objectives)
         loops = len(steered) + hasattr(model, "disable_adapter")
@@ -260,7 +248,7 @@ class ObjectiveLossMixin(PreferenceMixin):
             if hasattr(model, "disable_adapter"):
                 with model.disable_adapter():
                     base = np.array([self._losses(steered[0])])
-        return Front(self.objectives, preferences, losses[:, None], maximise=False, base=base)
+        return Front(self.objectives, steered.numpy(), losses[:, None], maximise=False, base=base)
 
     def _losses(self, preference: Tensor) -> list[float]:
         """The loss of each objective under one preference [m]."""

@@ -21,6 +21,8 @@ from .measuring import generation_settings, prompts_and_columns, reward_function
 from .steering_log import SteeringLog
 
 NORMALISATION = "reward_normalisation.json"
+FAR = 1e9
+"""A reward that is beyond any ideal, so that under Tchebycheff others count."""
 
 
 class ObjectiveRewardMixin(PreferenceMixin):
@@ -63,6 +65,10 @@ class ObjectiveRewardMixin(PreferenceMixin):
         if self._per_row and getattr(self.args, "use_vllm", False):
             raise ValueError(
                 "`preference_per` must be 'batch' with `use_vllm`, whose engine knows one, but got 'row'."
+            )
+        if self._per_row and getattr(self, "tools", None):
+            raise ValueError(
+                "`preference_per` must be 'batch' with `tools`, after whose use only some rows go on, but got 'row'."
             )
         if self._per_row and self._normalised_first:
             raise ValueError(
@@ -139,9 +145,9 @@ class ObjectiveRewardMixin(PreferenceMixin):
         if self._normalised_first:
             self.reward_weights = self._factors(normalised.nanmean(dim=0), preferences[0])
             return rewards  # TRL normalises them in each group
-        if self._per_row and self.model.training:
-            groups = normalised.unflatten(0, (-1, self.num_generations)).nanmean(dim=1)
-            means = groups.repeat_interleave(self.num_generations, dim=0)
+        if self._per_row:
+            group = self.num_generations if self.model.training else self.num_generations_eval
+            means = normalised.unflatten(0, (-1, group)).nanmean(dim=1).repeat_interleave(group, dim=0)
         else:
             means = normalised.nanmean(dim=0).expand_as(normalised)
         factors = self._factors(means, preferences)
@@ -150,7 +156,8 @@ class ObjectiveRewardMixin(PreferenceMixin):
         return torch.cat([rewards, aggregated[:, None]], dim=1)
 
     def _factors(self, mean_rewards: Tensor, preference: Tensor) -> Tensor:
-        return weights(self._aggregation, -mean_rewards.nan_to_num(), preference)
+        losses = -mean_rewards.where(~mean_rewards.isnan(), FAR)  # without an opinion, so never the worst
+        return weights(self._aggregation, losses, preference)
 
     def _get_per_token_logps_and_entropies(
         self,
