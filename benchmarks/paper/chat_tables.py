@@ -55,9 +55,13 @@ def with_base(by_method: dict[str, list[Front]]) -> dict[str, list[Front]]:
 def cell(several: list[Front], metric: str, reference: np.ndarray | None) -> str:
     values = np.array([front.metrics(reference)[metric] for front in several])
     if len(several) > 1:
-        return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
+        return f"{number(values.mean())} ± {number(values.std(ddof=1))}"
     low, high = intervals(several[0])[metric] if reference is None else above(several[0], reference)
-    return f"{values[0]:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{number(values[0])} [{number(low)}, {number(high)}]"
+
+
+def number(x: float) -> str:
+    return f"{x:.3f}" if x == 0 or abs(x) >= 0.001 else f"{x:.1e}"
 
 
 @cache
