@@ -44,6 +44,13 @@ def test_a_saved_adapter_says_how_it_is_steered(folder):
     assert "More Information Needed" not in card.text
 
 
+def test_its_code_has_names_of_any_kind(tmp_path):
+    names = ['say "hi"', "two\nlines", "höflich"]
+    steered(llama(), objectives=names).save_pretrained(tmp_path)
+    code = (tmp_path / "README.md").read_text().partition("model.set_preference(")[2].partition(")\n```")[0]
+    assert list(ast.literal_eval(code)) == names
+
+
 def test_it_is_of_an_adapter_that_is_saved(tmp_path):
     model = steered(llama(), objectives=["kind", "brief"])
     model.add_adapter("other", PanaceaConfig(objectives=["x", "y", "z"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -190,7 +191,7 @@ def is_on_the_hub(base_model: str | None) -> bool:
 def _steering(config: PanaceaConfig, name: str | None, measured: str, licence: dict[str, str]) -> str:
     names, base = config.objective_names, config.base_model_name_or_path
     weights = dict(zip(names, map(float, config.initial_preference), strict=True))
-    preference = ", ".join(f'"{name}": {weight:.8g}' for name, weight in weights.items())
+    preference = ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {weight:.8g}" for name, weight in weights.items())
     said = f"The base model is `{base}`, which is loaded with it."
     if not is_on_the_hub(base):
         said = (

@@ -231,6 +231,21 @@ def test_other_methods_and_other_models_are_refused(tmp_path):
             stack_loras(model, {"a": tmp_path / "lora"})
 
 
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+def test_a_lora_with_a_factor_of_zeros_adds_nothing(part, tokens, tmp_path):
+    lora = random_lora(llama(), r=2, target_modules=["q_proj"])
+    with torch.no_grad():
+        next(p for name, p in lora.named_parameters() if f".{part}." in name).zero_()
+    lora.save_pretrained(tmp_path / "zero")
+    random_lora(llama(), r=2, target_modules=["q_proj"]).save_pretrained(tmp_path / "other")
+    torch.manual_seed(0)
+    model = stack_loras(llama(), {"zero": tmp_path / "zero", "other": tmp_path / "other"}).eval()
+    torch.manual_seed(0)
+    alone = PeftModel.from_pretrained(llama(), tmp_path / "zero").eval()
+    set_preference(model, [1.0, 0.0])
+    close(logits(model, tokens), logits(alone, tokens))
+
+
 def test_a_bfloat16_base(tokens, tmp_path):
     random_lora(fresh("llama"), target_modules=["q_proj"]).save_pretrained(tmp_path)
     model = stack_loras(fresh("llama").to(torch.bfloat16), {"a": tmp_path}).eval()

@@ -12,6 +12,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BertConfig,
+    DistilBertConfig,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
 )
 
 from conftest import MLP, gpt2, llama, randomise, steered
@@ -58,6 +61,28 @@ def test_heads_are_not_adapted_by_default(auto, task_type, head):
         p.requires_grad == (task_type is not None) for n, p in model.named_parameters() if f"{head}.modules" in n
     )
     model(torch.randint(0, 64, (2, 5)), preference=[[1, 0], [0, 1]])
+
+
+def test_output_layers_that_are_called_otherwise_are_not_adapted_by_default():
+    sizes = {"dim": 32, "hidden_dim": 48, "n_layers": 1, "n_heads": 4}
+    model = AutoModelForSequenceClassification.from_config(DistilBertConfig(vocab_size=64, **sizes))
+    names = adapted(get_peft_model(model, PanaceaConfig(task_type="SEQ_CLS")))
+    assert len(names) == 6, "PEFT saves pre_classifier in full"
+    speech = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    convolutions = {"conv_dim": (8,), "conv_kernel": (4,), "conv_stride": (4,), "num_conv_pos_embeddings": 4}
+    model = Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=16, num_conv_pos_embedding_groups=2, **speech, **convolutions))
+    assert not any("lm_head" in name for name in adapted(get_peft_model(model, PanaceaConfig())))
+
+
+def test_the_keyword_steers_without_the_peft_model_too(base, tokens):
+    """Whose forward does not look at it for some models, such as MPT."""
+    model = randomise(get_peft_model(base, PanaceaConfig()))
+    for preference in ([1.0, 0.0], [[0.3, 0.7], [0.9, 0.1]] * 2):
+        found = model.base_model(**tokens, preference=preference).logits
+        assert torch.equal(found, model(**tokens, preference=preference).logits)
+    assert torch.equal(model.base_model(**tokens).logits, model(**tokens).logits)
+    with pytest.raises(ValueError, match="`preference` must"):
+        model.base_model(**tokens, preference=[7, -3])
 
 
 def test_targets_must_be_named_on_other_models():

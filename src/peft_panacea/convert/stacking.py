@@ -163,9 +163,9 @@ def _fill(svd: PanaceaSVD, shared: Factors | None, objectives: list[Factors | No
     r = svd.U.shape[1] - svd.num_objectives * R
     for i, factors in enumerate(objectives):
         directions = slice(r + i * R, r + (i + 1) * R)
-        if factors is not None and factors.B.any():
+        if factors is not None and factors.A.any() and factors.B.any():
             svd.scale[i] = _write(svd.U[:, directions], svd.Vh[directions], factors, svd.factor)
-    if shared is not None and svd.sigma is not None and shared.B.any():
+    if shared is not None and svd.sigma is not None and shared.A.any() and shared.B.any():
         svd.sigma.fill_(_write(svd.U[:, :r], svd.Vh[:r], shared, svd.factor))
 
 

@@ -14,7 +14,9 @@ from .loading import load_config
 from .reasons import in_one_sentence
 
 NEEDED = (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME)
-TAKEN = (FRONT, PICTURE, "tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab.*")
+OF_TOKENIZERS = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab.*")
+OF_SLOW_TOKENIZERS = ("merges.txt", "*.model", "*.spm")
+TAKEN = (FRONT, PICTURE, *OF_TOKENIZERS, *OF_SLOW_TOKENIZERS)
 """What else goes along. Checkpoints, prompts and completions, which a run leaves beside them, stay at home."""
 
 

@@ -26,8 +26,8 @@ from .recomputation import preserve_preference_in_recomputation, stop_preserving
 from .state import PreferenceState
 from .state_dict import check_state_dict
 
-HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs")
-"""The output layers of transformers' models for classification and question answering."""
+HEADS = (*SEQ_CLS_HEAD_NAMES, "qa_outputs", "lm_head", "output_projection")
+"""How the names of output layers end that transformers' models do not say themselves."""
 
 HALF = {torch.bfloat16, torch.float16}
 
@@ -61,6 +61,13 @@ class PanaceaModel(BaseTuner):
         repeat_preferences_with_rows(model, self.preference_state)
         steer_requests(model, self.preference_state)
 
+    def forward(self, *args: Any, preference: Preferences | None = None, **kwargs: Any) -> Any:
+        """The base model's, at this preference where `PeftModel` has not taken it, as it does not for every model."""
+        if preference is None:
+            return super().forward(*args, **kwargs)
+        with self._enable_peft_forward_hooks(preference=preference):
+            return super().forward(*args, **kwargs)
+
     def _check_new_adapter_config(self, config: PanaceaConfig) -> None:
         super()._check_new_adapter_config(config)
         config.check_preferences()
@@ -69,8 +76,8 @@ class PanaceaModel(BaseTuner):
         if peft_config.target_modules is None and isinstance(self.model, PreTrainedModel):
             peft_config.target_modules = "all-linear"
             names = _maybe_include_all_linear_layers(peft_config, self.model).target_modules
-            # PEFT leaves the heads in for some task types and then fails to make them `modules_to_save`.
-            names = {name for name in names if name.partition(".")[0] not in HEADS}
+            # PEFT leaves the heads in for some task types and then fails to make them `modules_to_save`, or to save.
+            names = {name for name in names if not name.partition(".")[0].endswith(HEADS)}
             if peft_config.layers_to_transform is not None:  # which full names would disregard
                 names = {name.rpartition(".")[2] for name in names}
             peft_config.target_modules = names
