@@ -1,6 +1,6 @@
 """An adapter from a folder or the Hub with its base model, and a folder to the Hub."""
 
-from .files import folder_of, load_tokenizer
+from .beside import folder_of, load_tokenizer
 from .loading import base_of, load, load_config
 from .pushing import push
 
