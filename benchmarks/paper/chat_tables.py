@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs/results/chat", ROOT / "docs/results.md"
 METRICS = ("hypervolume", "inner product", "monotonicity")
 EFFECTS = ("KL", "log-perplexity")
+SEPARATE = "one per preference, each"
 WINDOW = 8
 """Steps of six prompts that are looked back on."""
 
@@ -98,6 +99,22 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
+def shares(name: str) -> str:
+    """Of one model per preference, each trained as long, what methods of the same seed attain."""
+    by_method = fronts(name)
+    point = nadir([front for several in by_method.values() for front in several])
+    lines = ["| method | seed | cost | hypervolume above the nadir | inner product |", "|---|---:|---:|---|---|"]
+    whole = {front.details["seed"]: front.metrics(point) for front in by_method[SEPARATE]}
+    trained = [front for method, several in by_method.items() if method[:6] != "prompt" for front in several]
+    for front in trained:
+        method, seed, cost = (front.details[key] for key in ("method", "seed", "cost"))
+        if seed in whole:
+            own = front.metrics(point)
+            cells = [f"{own[m]:.4f}, {own[m] / whole[seed][m]:.1%}" for m in ("hypervolume", "inner product")]
+            lines.append(f"| {method} | {seed} | {cost:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def steering(name: str) -> str:
     by_method = {m: several for m, several in fronts(name).items() if "history" in several[0].details}
     objectives = next(iter(by_method.values()))[0].objectives
@@ -117,6 +134,8 @@ def tables() -> dict[str, str]:
     found = {}
     for folder in sorted(RESULTS.iterdir()) if RESULTS.exists() else ():
         found[f"chat {folder.name}"] = table(folder.name)
+        if list(folder.glob(f"{SEPARATE}_*.json")):
+            found[f"chat {folder.name} shares"] = shares(folder.name)
         if any("history" in json.loads(path.read_text(encoding="utf-8"))["details"] for path in folder.glob("*.json")):
             found[f"chat {folder.name} steering"] = steering(folder.name)
     return found

@@ -194,7 +194,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_the_dataframe_has_a_row_for_every_preference_and_prompt():
-    pytest.importorskip("pandas")
+    pytest.importorskip("pandas", reason="in the extra `eval`")
     one = front()
     frame = one.to_dataframe()
     assert list(frame) == ["weight of a", "weight of b", "prompt", "a", "b", "length", "KL"]

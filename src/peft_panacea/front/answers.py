@@ -88,8 +88,7 @@ class SteeredModel:
             raise RuntimeError("`model` must not be merged, but it is; call `unmerge_adapter` first.")
         check_can_sample(model, tokenizer)
         self.model, self.tokenizer, self.generation = model, tokenizer, generation
-        self.extrapolate, named = extrapolate, model.peft_config[model.active_adapter].objectives
-        self.objectives = None if isinstance(named, int) else named  # None: counted, so that any names will do
+        self.extrapolate = extrapolate
         # In half precision a cached step rounds otherwise than a whole forward, and other rows beside it do so too:
         # KL, the small difference of two log-probabilities, is then measured by two forwards that are alike.
         self.is_half = model.dtype in (torch.bfloat16, torch.float16)
@@ -110,10 +109,13 @@ class SteeredModel:
             "versions": {module.__name__: module.__version__ for module in (torch, transformers, peft)},
         }
 
-    def check(self, preferences: Array) -> None:
-        """Refuse what are no preferences of the adapter, [K, m], before anything is sampled under the first."""
-        name, layer = self.model.active_adapter, first_layer(self.model)
-        parse_for(layer, preferences, name, extrapolate=self.extrapolate)
+    def check(self, objectives: list[str], preferences: Array) -> None:
+        """Refuse other objectives and what are no preferences, [K, m], before anything is sampled under the first."""
+        name = self.model.active_adapter
+        named = self.model.peft_config[name].objectives
+        if not isinstance(named, int) and named != objectives:  # counted ones may have any names
+            raise ValueError(f"`rewards` must be of {named}, in the adapter's order, but got {objectives}.")
+        parse_for(first_layer(self.model), preferences, name, extrapolate=self.extrapolate)
 
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Tokens of every prompt."""

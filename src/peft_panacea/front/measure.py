@@ -173,10 +173,8 @@ def _measured(
         if len(column) != len(prompts):
             raise ValueError(f"`columns[{name!r}]` must have {len(prompts)} values, but got {len(column)}.")
     answer = _answerer(model, tokenizer, generation, extrapolate)
-    if isinstance(answer, SteeredModel) and len(weights) and answer.objectives not in (None, list(rewards)):
-        raise ValueError(f"`rewards` must be of {answer.objectives}, in the adapter's order, but got {list(rewards)}.")
     if isinstance(answer, SteeredModel) and len(weights):
-        answer.check(weights)
+        answer.check(list(rewards), weights)
     settings = {
         "prompts": digest([list(prompts), {k: list(v) for k, v in columns.items()}] if columns else list(prompts)),
         "rewards": {objective: name_of(reward) for objective, reward in rewards.items()},
