@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from peft_panacea import PanaceaConfig, data
 from peft_panacea.data.sources import OBJECTIVES
 from peft_panacea.training import IterateAverage
-from peft_panacea.training.batches import by_objective
+from peft_panacea.training.batches import belonging
 
 ADAPTER = ("r", "preference_rank", "coordinates", "scale_per_objective", "scaling", "panacea_dropout")
 PAPER = {"r": 8, "preference_rank": 1, "coordinates": "raw", "scaling": "paper"}
@@ -116,8 +116,8 @@ class RecipeArguments:
         """Refuse rows kept by `--name` if the front could not have the loss of every objective on them."""
         if rows is None or not self.front_steps:
             return
-        parts = by_objective(rows, self.objectives)
-        if missing := [objective for objective in self.objectives if objective not in parts]:
+        has_rows = belonging(rows, self.objectives).any(dim=0).tolist()
+        if missing := [one for one, has in zip(self.objectives, has_rows, strict=True) if not has]:
             raise ValueError(
                 f"`--{name}` must keep rows of every objective for the front (--front_steps 0: no front), but of "
                 f"{len(rows)} rows none is of {missing}."

@@ -171,11 +171,12 @@ def one_forward_serves(labels: Tensor, face: Sequence[int]) -> bool:
     return bool(labels[counting].all())
 
 
-def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
-    """One data set for each objective that has rows, by name; of labelled rows each with its index as `objective`.
+def belonging(dataset: Any, objectives: Sequence[str]) -> Tensor:
+    """Which rows of an evaluation's data set are for which objective, bool, [N, m].
 
     Raises:
-        ValueError: The rows do not say which objective they are for, or not of every one, or name one there is not.
+        ValueError: It is a stream, or the rows do not say which objective they are for, or not of every one, or name
+            one there is not.
     """
     if not hasattr(dataset, "__len__"):
         raise ValueError(
@@ -183,19 +184,29 @@ def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
         )
     labels = known_labels(dataset, objectives, "eval_dataset")
     if labels is not None:
-        parts = []
-        for i in range(len(objectives)):
-            part = dataset.select(labels[:, i].nonzero().flatten().tolist())
-            parts.append(part.add_column("objective", [i] * len(part)))
-    elif "objective" in dataset.column_names:
-        objective = torch.tensor(values_of(dataset, "objective"))
-        if (unknown := objective[(objective < 0) | (objective >= len(objectives))]).numel():
-            raise ValueError(
-                f"`objective` of `eval_dataset` must be from 0 to {len(objectives) - 1}, but got {unknown[0]}."
-            )
-        parts = [dataset.select((objective == i).nonzero().flatten().tolist()) for i in range(len(objectives))]
-    else:
+        return labels != 0
+    if "objective" not in dataset.column_names:
         raise ValueError(
             f"`eval_dataset` must have one of the columns {list(COLUMNS)}, but got {dataset.column_names}."
         )
-    return {name: part for name, part in zip(objectives, parts, strict=True) if len(part)}
+    objective = torch.tensor(values_of(dataset, "objective"))
+    if (unknown := objective[(objective < 0) | (objective >= len(objectives))]).numel():
+        raise ValueError(
+            f"`objective` of `eval_dataset` must be from 0 to {len(objectives) - 1}, but got {unknown[0]}."
+        )
+    return objective[:, None] == torch.arange(len(objectives))
+
+
+def by_objective(dataset: Any, objectives: Sequence[str]) -> dict[str, Any]:
+    """One data set for each objective that has rows, by name; of labelled rows each with its index as `objective`.
+
+    Raises:
+        ValueError: As `belonging`.
+    """
+    parts = {}
+    for i, rows in enumerate(belonging(dataset, objectives).T):
+        if rows.any():
+            part = dataset.select(rows.nonzero().flatten().tolist())
+            labelled = "objective_labels" in dataset.column_names
+            parts[objectives[i]] = part.add_column("objective", [i] * len(part)) if labelled else part
+    return parts
