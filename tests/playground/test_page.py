@@ -1,5 +1,6 @@
 """The page as its visitors meet it: on loopback, several at once."""
 
+import asyncio
 import gc
 import json
 import random
@@ -23,7 +24,7 @@ from peft_panacea.playground.handlers import Handlers
 from small_fronts import front
 from small_tokenizers import word_tokenizer
 
-# gradio and its client leave event loops and their sockets to the garbage collector.
+# gradio and its client leave event loops and their sockets to the garbage collector, the last one to asyncio.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 PROMPT = "w10 w11 w12"
@@ -33,6 +34,11 @@ GREEDY = (0, 12, 0)
 @pytest.fixture(autouse=True)
 def nothing_is_left_to_other_tests():
     yield
+    collect()
+
+
+def collect():
+    asyncio.set_event_loop(None)
     gc.collect()
 
 
@@ -77,7 +83,7 @@ def url(model, tokenizer):
     finally:
         socket.socket.connect = connect
         del blocks
-        gc.collect()
+        collect()
     assert outside == []
 
 
