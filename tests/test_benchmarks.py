@@ -317,6 +317,30 @@ def test_methods_on_a_chat_model_run_once(chat, monkeypatch, name, more):
 
 
 @pytest.mark.filterwarnings("default")
+def test_a_rate_is_chosen_on_other_prompts_by_the_adapters_that_are_tested(chat, monkeypatch):
+    pairs = import_module("chat_run").ChatPairs
+    train_one, front, rates, prompts = pairs.train_one, pairs.front, [], []
+
+    def training(self, fixed, settings, *more):
+        rates.append(settings.learning_rate)
+        return train_one(self, fixed, settings, *more)
+
+    def measuring(self, *more, **options):
+        prompts.append(options["prompts"])
+        return front(self, *more, **options)
+
+    monkeypatch.setattr(pairs, "train_one", training)
+    monkeypatch.setattr(pairs, "front", measuring)
+    methods = ["--methods", "Panacea", "Rewarded Soups, rate 1e-2"]
+    tested = chat("dpo", *methods)
+    chat("dpo", "--development", "--results", "development", *methods)
+    assert rates == [None, 0.01, 0.01]
+    assert prompts == [None, None, *[pairs(Path()).development] * 2]
+    for name in tested:
+        assert Front.from_json(f"development/dpo/{name}.json").details == tested[name].details
+
+
+@pytest.mark.filterwarnings("default")
 def test_methods_of_the_family_run_once(paper, public, monkeypatch, tmp_path):
     run = import_module("family_run")
     monkeypatch.setattr("family_experiments.TOKENS", 8)

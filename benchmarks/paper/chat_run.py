@@ -5,7 +5,8 @@
 EXPERIMENT is rl2, rl3, dpo, sft3, sft4, sft5 or sft10. A method of a seed is one file in
 `docs/results/chat/EXPERIMENT/`, with the scores of every prompt; what is there is not run again, so that any command
 goes on where the last one stopped, on another machine, too. `--methods` runs some of them. A GPU is used if there is
-one. The adapters are kept in `runs/paper/chat/`, to be listened to.
+one. The adapters are kept in `runs/paper/chat/`, to be listened to. `--development` measures the same adapters on the
+prompts for choosing, into `docs/results/chat_development/`: so rates were chosen.
 
 All methods of a comparison train on the same number of rows in total ("cost" 1) unless their name says "each": then
 each separate model is trained as long as Panacea's one. `chat_tables.py` makes the tables of `docs/results.md`.
@@ -40,7 +41,9 @@ from public_data import OF_CHATS, public_data
 from variants import Settings
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results/chat"
+DEVELOPMENT = RESULTS.with_name("chat_development")
 KEPT = Path("runs/paper/chat")
+DETAILS = "training.json"
 EXPERIMENTS: dict[str, Callable[[Path], Chat]] = {
     "rl2": lambda shared: ChatRewards(shared, ["brief", "cheerful"]),
     "rl3": lambda shared: ChatRewards(shared, ["brief", "cheerful", "polite"]),
@@ -55,6 +58,8 @@ ADAPTERS = {
     "Panacea, r 8, R 1": Settings(),
     "Panacea, r 4, R 4, white": Settings(r=4, preference_rank=4, coordinates="white"),
 }
+RATES = ("1e-3", "1e-2")
+"""Beside the experiments' own."""
 VERSIONS = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers, peft, trl)}
 
 
@@ -68,21 +73,27 @@ def methods(name: str, m: int) -> dict[str, float]:
     return {
         **found,
         "Rewarded Soups": 1.0,
+        **{f"{method}, rate {rate}": 1.0 for method in ("Panacea", "Rewarded Soups") for rate in RATES},
         **{f"prompt, {wording}": 0.0 for wording in WORDINGS},
         "Rewarded Soups, each": float(m),
         "one per preference, each": 0.0,  # as many as the grid has
     }
 
 
-def run(experiment: Chat, label: str, seed: int, kept: Path) -> tuple[Front, dict[str, Any]]:
-    """The front of a method on the prompts for testing, and what else is to be known of it; keeps its one adapter."""
+def run(
+    experiment: Chat, label: str, seed: int, kept: Path, prompts: list[Any] | None = None
+) -> tuple[Front, dict[str, Any]]:
+    """The front of a method, on the prompts for testing unless others are given, and what else is known of it."""
     m, steps = len(experiment.objectives), experiment.steps
     kind, _, rest = label.partition(", ")
+    rate = float(rest.removeprefix("rate ")) if rest.startswith("rate ") else None
     if kind == "prompt":
-        return experiment.prompted(WORDINGS[rest], experiment.grid), {"cost": 0.0}
+        return experiment.prompted(WORDINGS[rest], experiment.grid, prompts), {"cost": 0.0}
     if kind == "one per preference":
         preferences = experiment.grid.tolist()
-        fronts = [experiment.front(separate(experiment, p, steps, seed, kept), [p]) for p in preferences]
+        fronts = [
+            experiment.front(separate(experiment, p, steps, seed, kept), [p], prompts=prompts) for p in preferences
+        ]
         effects = {
             effect: np.concatenate([f.side_effects[effect] for f in fronts]) for effect in fronts[0].side_effects
         }
@@ -91,30 +102,41 @@ def run(experiment: Chat, label: str, seed: int, kept: Path) -> tuple[Front, dic
         return front, {"cost": float(len(preferences))}
     if kind == "Rewarded Soups":
         each = steps if rest == "each" else steps // m
-        specialists = [separate(experiment, v, each, seed, kept) for v in np.eye(m).tolist()]
+        specialists = [separate(experiment, v, each, seed, kept, rate) for v in np.eye(m).tolist()]
         model, details = soup(experiment, specialists), {"cost": each * m / steps}
+        model.save_pretrained(kept)
     else:
-        settings = ADAPTERS.get(label, ADAPTERS["Panacea"])
+        settings = replace(ADAPTERS.get(label, ADAPTERS["Panacea"]), learning_rate=rate)
         if rest == "β 0.3":
             settings = replace(settings, beta=0.3)
         if rest == "Tchebycheff":
             settings = replace(settings, way="batch", aggregation="tchebycheff")
-        start = time.perf_counter()
-        model = experiment.train_one(None, settings, steps, seed)
-        details = {"cost": 1.0, "seconds": round(time.perf_counter() - start, 1)}
-    model.save_pretrained(kept)
-    if kind == "Panacea" and experiment.history:
-        details["history"] = experiment.history
-    return experiment.front(model, experiment.grid, base=True), details
+        model = trained(experiment, kept, None, settings, steps, seed)
+        details = {"cost": 1.0, **json.loads((kept / DETAILS).read_text(encoding="utf-8"))}
+    return experiment.front(model, experiment.grid, base=True, prompts=prompts), details
 
 
-def separate(experiment: Chat, preference: list[float], steps: int, seed: int, kept: Path) -> PeftModel:
+def separate(
+    experiment: Chat, preference: list[float], steps: int, seed: int, kept: Path, rate: float | None = None
+) -> PeftModel:
     """The model of one preference. It is trained once: those of the vertices make a soup, too."""
     weights = "_".join(f"{weight:.3g}" for weight in preference)
-    folder = kept.parent / "separate" / f"{weights}_{steps}_{seed}"
+    folder = kept.parent / "separate" / f"{weights}_{steps}_{seed}{'' if rate is None else f'_{rate:g}'}"
+    return trained(experiment, folder, preference, Settings(learning_rate=rate), steps, seed)
+
+
+def trained(
+    experiment: Chat, folder: Path, fixed: list[float] | None, settings: Settings, steps: int, seed: int
+) -> PeftModel:
+    """Trained once, and kept in the folder with what is to be known of its training."""
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")
-        experiment.train_one(preference, Settings(), steps, seed).save_pretrained(partial)
+        start = time.perf_counter()
+        experiment.train_one(fixed, settings, steps, seed).save_pretrained(partial)
+        details = {"seconds": round(time.perf_counter() - start, 1)}
+        if fixed is None and experiment.history:
+            details["history"] = experiment.history
+        (partial / DETAILS).write_text(json.dumps(details), encoding="utf-8")
         partial.rename(folder)
     return PeftModel.from_pretrained(experiment.base_model(), folder)
 
@@ -123,24 +145,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with models/ and data/")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="docs/results/chat, or chat_development there")
+    parser.add_argument("--development", action="store_true", help="measure on the prompts for choosing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", help="some of them, by their whole names")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=FutureWarning)
     disable_progress_bars()
+    results = args.results or (DEVELOPMENT if args.development else RESULTS)
     experiment = EXPERIMENTS[args.experiment](public_data(args.shared, OF_CHATS))
     known = methods(args.experiment, len(experiment.objectives))
     for unknown in [label for label in args.methods or () if label not in known]:
         raise SystemExit(f"`--methods` must be among {list(known)}, but got {unknown!r}.")
     for seed in args.seeds:
         for label in args.methods or known:
-            path = args.results / args.experiment / f"{label}_{seed}.json"
+            path = results / args.experiment / f"{label}_{seed}.json"
             if path.exists() or (label.startswith("prompt") and seed):  # which nothing random is trained for
                 continue
             print(f"{args.experiment}, {label}, seed {seed}", flush=True)
-            front, details = run(experiment, label, seed, KEPT / args.experiment / f"{label}_{seed}")
+            kept = KEPT / args.experiment / f"{label}_{seed}"
+            front, details = run(experiment, label, seed, kept, experiment.development if args.development else None)
             common = {"method": label, "seed": seed, "steps": experiment.steps, "rows": experiment.rows}
             front = replace(front, details={**common, **details, "unit": experiment.unit, "versions": VERSIONS})
             if experiment.normalisation is not None:

@@ -22,6 +22,7 @@ from peft_panacea.metrics import hypervolume
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs/results/chat", ROOT / "docs/results.md"
+DEVELOPMENT = ROOT / "docs/results/chat_development"
 METRICS = ("hypervolume", "inner product", "monotonicity")
 EFFECTS = ("KL", "log-perplexity")
 SEPARATE = "one per preference, each"
@@ -29,10 +30,10 @@ WINDOW = 8
 """Steps of six prompts that are looked back on."""
 
 
-def fronts(name: str) -> dict[str, list[Front]]:
+def fronts(folder: Path) -> dict[str, list[Front]]:
     """Method → its fronts, one for each seed; all with the base of the first that has one."""
     found: dict[str, list[Front]] = {}
-    for path in sorted((RESULTS / name).glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         front = Front.from_json(path)
         found.setdefault(front.details["method"], []).append(front)
     return with_base(found)
@@ -79,8 +80,8 @@ def above(front: Front, reference: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def table(name: str) -> str:
-    by_method = fronts(name)
+def table(folder: Path) -> str:
+    by_method = fronts(folder)
     point = nadir([front for several in by_method.values() for front in several])
     effects = [
         e
@@ -99,9 +100,9 @@ def table(name: str) -> str:
     return "\n".join(lines)
 
 
-def shares(name: str) -> str:
+def shares(folder: Path) -> str:
     """Of one model per preference, each trained as long, what methods of the same seed attain."""
-    by_method = fronts(name)
+    by_method = fronts(folder)
     point = nadir([front for several in by_method.values() for front in several])
     lines = ["| method | seed | cost | hypervolume above the nadir | inner product |", "|---|---:|---:|---|---|"]
     whole = {front.details["seed"]: front.metrics(point) for front in by_method[SEPARATE]}
@@ -115,8 +116,8 @@ def shares(name: str) -> str:
     return "\n".join(lines)
 
 
-def steering(name: str) -> str:
-    by_method = {m: several for m, several in fronts(name).items() if "history" in several[0].details}
+def steering(folder: Path) -> str:
+    by_method = {m: several for m, several in fronts(folder).items() if "history" in several[0].details}
     objectives = next(iter(by_method.values()))[0].objectives
     lines = [f"| method | {' | '.join(objectives)} |", "|---|" + "---|" * len(objectives)]
     for method, several in by_method.items():
@@ -132,12 +133,14 @@ def steering(name: str) -> str:
 def tables() -> dict[str, str]:
     """By the name of the marker in the page; what has not run is not there."""
     found = {}
+    for folder in sorted(DEVELOPMENT.iterdir()) if DEVELOPMENT.exists() else ():
+        found[f"chat {folder.name} development"] = table(folder)
     for folder in sorted(RESULTS.iterdir()) if RESULTS.exists() else ():
-        found[f"chat {folder.name}"] = table(folder.name)
+        found[f"chat {folder.name}"] = table(folder)
         if list(folder.glob(f"{SEPARATE}_*.json")):
-            found[f"chat {folder.name} shares"] = shares(folder.name)
+            found[f"chat {folder.name} shares"] = shares(folder)
         if any("history" in json.loads(path.read_text(encoding="utf-8"))["details"] for path in folder.glob("*.json")):
-            found[f"chat {folder.name} steering"] = steering(folder.name)
+            found[f"chat {folder.name} steering"] = steering(folder)
     return found
 
 
