@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,19 @@ def run(
         return front, {"cost": float(len(preferences))}
     if kind == "Rewarded Soups":
         each = steps if rest == "each" else steps // m
-        specialists = [separate(experiment, v, each, seed, kept, rate) for v in np.eye(m).tolist()]
-        model, details = soup(experiment, specialists), {"cost": each * m / steps}
-        model.save_pretrained(kept)
+
+        def mix(folder: Path) -> None:
+            specialists = [separate(experiment, v, each, seed, kept, rate) for v in np.eye(m).tolist()]
+            soup(experiment, specialists).save_pretrained(folder)
+
+        model, details = once(experiment, kept, mix), {"cost": each * m / steps}
     else:
         settings = replace(ADAPTERS.get(label, ADAPTERS["Panacea"]), learning_rate=rate)
         if rest == "β 0.3":
             settings = replace(settings, beta=0.3)
         if rest == "Tchebycheff":
             settings = replace(settings, way="batch", aggregation="tchebycheff")
-        model = trained(experiment, kept, None, settings, steps, seed)
+        model = once(experiment, kept, partial(train, experiment, None, settings, steps, seed))
         details = {"cost": 1.0, **json.loads((kept / DETAILS).read_text(encoding="utf-8"))}
     return experiment.front(model, experiment.grid, base=True, prompts=prompts), details
 
@@ -122,22 +126,26 @@ def separate(
     """The model of one preference. It is trained once: those of the vertices make a soup, too."""
     weights = "_".join(f"{weight:.3g}" for weight in preference)
     folder = kept.parent / "separate" / f"{weights}_{steps}_{seed}{'' if rate is None else f'_{rate:g}'}"
-    return trained(experiment, folder, preference, Settings(learning_rate=rate), steps, seed)
+    return once(experiment, folder, partial(train, experiment, preference, Settings(learning_rate=rate), steps, seed))
 
 
-def trained(
-    experiment: Chat, folder: Path, fixed: list[float] | None, settings: Settings, steps: int, seed: int
-) -> PeftModel:
-    """Trained once, and kept in the folder with what is to be known of its training."""
+def train(
+    experiment: Chat, fixed: list[float] | None, settings: Settings, steps: int, seed: int, folder: Path
+) -> None:
+    start = time.perf_counter()
+    experiment.train_one(fixed, settings, steps, seed).save_pretrained(folder)
+    details = {"seconds": round(time.perf_counter() - start, 1)}
+    if fixed is None and experiment.history:
+        details["history"] = experiment.history
+    (folder / DETAILS).write_text(json.dumps(details), encoding="utf-8")
+
+
+def once(experiment: Chat, folder: Path, make: Callable[[Path], None]) -> PeftModel:
+    """The adapter in the folder, made there if there is none yet."""
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.partial")
-        start = time.perf_counter()
-        experiment.train_one(fixed, settings, steps, seed).save_pretrained(partial)
-        details = {"seconds": round(time.perf_counter() - start, 1)}
-        if fixed is None and experiment.history:
-            details["history"] = experiment.history
-        (partial / DETAILS).write_text(json.dumps(details), encoding="utf-8")
-        partial.rename(folder)
+        unfinished = folder.with_name(f"{folder.name}.partial")
+        make(unfinished)
+        unfinished.rename(folder)
     return PeftModel.from_pretrained(experiment.base_model(), folder)
 
 
