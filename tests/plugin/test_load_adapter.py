@@ -405,6 +405,32 @@ def test_an_adapter_in_use_is_not_overwritten_by_half(name, folder, tokens, live
     assert torch.equal(model(**tokens).logits, expected)
 
 
+@pytest.mark.parametrize(
+    ("field", "here", "there"),
+    [
+        ("objectives", ["a", "b"], ["b", "a"]),
+        ("objectives", ["a", "b"], ["x", "y"]),
+        ("preference_rank", 1, 2),
+        ("coordinates", "raw", "white"),
+        ("scaling", 1.0, "paper"),
+    ],
+)
+def test_an_adapter_in_use_means_what_the_checkpoint_means(field, here, there, folder, tokens, live):
+    config(**{field: there})(folder)
+    model, expected = live
+    rule = f"The checkpoint must have the `{field}` of adapter 'default', {here!r}, but has {there!r}."
+    with pytest.raises(ValueError, match=re.escape(rule)):
+        model.load_adapter(folder, "default")
+    assert torch.equal(model(**tokens).logits, expected)
+
+
+def test_a_configuration_may_be_given_instead(folder, tokens, live):
+    saved = PanaceaConfig.from_pretrained(folder)
+    (folder / CONFIG).unlink()
+    loaded = PeftModel.from_pretrained(llama_of(live[0]), folder, config=saved)
+    assert torch.equal(loaded(**tokens).logits, live[1])
+
+
 def test_the_same_base_model_can_be_tried_again(folder, tokens, live):
     base = llama_of(live[0])
     good = (folder / WEIGHTS).read_bytes()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
@@ -21,10 +21,13 @@ from ..tuner.model import unhook
 from ..tuner.state_dict import check_state_dict
 from ..tuner.steering import find_layer
 
+MEANING = ("objectives", "preference_rank", "coordinates", "scaling")
+"""The fields of a configuration that decide what tensors of the same shapes do."""
+
 
 def load_whole_or_not_at_all() -> None:
     """Wrap the two methods; adapters of other kinds they load as before."""
-    PeftModel.load_adapter = _taking_back(PeftModel.load_adapter)
+    PeftModel.load_adapter = _taking_back(_comparing(PeftModel.load_adapter))
     PeftAdapterMixin.load_adapter = _taking_back(_checking(PeftAdapterMixin.load_adapter))
 
 
@@ -35,6 +38,31 @@ def _taking_back(load_adapter: Callable[..., Any]) -> Callable[..., Any]:
             return load_adapter(self, *args, **kwargs)
 
     return load_or_take_back
+
+
+def _comparing(load_adapter: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(load_adapter)
+    def compare_and_load(self: PeftModel, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        own = self.peft_config.get(adapter_name)
+        if isinstance(own, PanaceaConfig):  # PEFT loads into it, and does not look at the checkpoint's configuration
+            saved = _saved_config(model_id, self._split_kwargs(kwargs)[0])
+            for field in MEANING if isinstance(saved, PanaceaConfig) else ():
+                here, there = getattr(own, field), getattr(saved, field)
+                if here != there:
+                    raise ValueError(
+                        f"The checkpoint must have the `{field}` of adapter {adapter_name!r}, {here!r}, "
+                        f"but has {there!r}."
+                    )
+        return load_adapter(self, model_id, adapter_name, *args, **kwargs)
+
+    return compare_and_load
+
+
+def _saved_config(model_id: Any, of_hub: dict[str, Any]) -> PeftConfig | None:
+    try:
+        return PeftConfig.from_pretrained(model_id, **of_hub)
+    except ValueError:  # there is none, where one was given instead
+        return None
 
 
 def _checking(load_adapter: Callable[..., Any]) -> Callable[..., Any]:
