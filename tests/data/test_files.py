@@ -120,11 +120,12 @@ def test_a_bad_row_is_named(tmp_path, rows, message):
             "rows.jsonl, row 2: must be JSON, but got: Expec",
         ),
         ("rows.json", "[1", "rows.json must be JSON, but got: Expecting"),
+        ("rows.json", '["é"]', "rows.json must be JSON, but got: 'utf-8' codec can't decode byte 0xe9"),
         ("rows.json", '{"text": "a"}', "rows.json must hold a list of objects, but got {'text': 'a'}."),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"rows\.") as caught:
         json_preferences(tmp_path / name, NAMES)
     assert message in str(caught.value)

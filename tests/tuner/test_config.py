@@ -87,6 +87,14 @@ def test_bad_values_are_refused_by_name(field, value, error, message):
         PanaceaConfig(**{field: value})
 
 
+def test_white_coordinates_need_shared_directions_on_every_layer():
+    with pytest.raises(
+        ValueError, match=re.escape("`rank_pattern['q_proj']` must be at least 1 with white coordinates")
+    ):
+        PanaceaConfig(r=4, coordinates="white", rank_pattern={"q_proj": 0})
+    PanaceaConfig(objectives=1, coordinates="white")
+
+
 SET = [
     ("preference_bounds", {"b": (0.25, 1)}, {"b": (0.25, 1.0)}),
     ("named_preferences", {"x": {"b": 1, "a": 0}}, {"x": [0.0, 1.0]}),

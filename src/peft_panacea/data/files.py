@@ -67,7 +67,7 @@ def read_json(path: Path) -> Iterator[tuple[int, Any]]:
                         yield number, json.loads(line)
                 return
             rows = json.load(file)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             where = f"{path}, row {number}:" if path.suffix == ".jsonl" else path
             raise ValueError(f"{where} must be JSON, but got: {error}.") from None
     if not isinstance(rows, list):

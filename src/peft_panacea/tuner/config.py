@@ -149,16 +149,16 @@ class PanaceaConfig(PeftConfig):
             raise ValueError(f"`coordinates` must be 'raw' or 'white', but got {self.coordinates!r}.")
         self.objectives = _checked_objectives(self.objectives)
         self.check_preferences()
-        _check_integer("r", self.r, minimum=0)
-        if self.r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
-            raise ValueError(
-                "`r` must be at least 1 with white coordinates, whose centre is made of the shared directions alone, "
-                "but got 0."
-            )
         _check_integer("preference_rank", self.preference_rank, minimum=1)
         self.rank_pattern = self.rank_pattern or {}
-        for pattern, r in self.rank_pattern.items():
-            _check_integer(f"rank_pattern[{pattern!r}]", r, minimum=0)
+        ranks = {"r": self.r, **{f"rank_pattern[{pattern!r}]": r for pattern, r in self.rank_pattern.items()}}
+        for name, r in ranks.items():
+            _check_integer(name, r, minimum=0)
+            if r == 0 and self.coordinates == "white" and len(self.objective_names) > 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1 with white coordinates, whose centre is made of the shared "
+                    "directions alone, but got 0."
+                )
         if not 0 <= self.panacea_dropout < 1:
             raise ValueError(f"`panacea_dropout` must be at least 0 and below 1, but got {self.panacea_dropout}.")
         is_number = isinstance(self.scaling, int | float) and not isinstance(self.scaling, bool)
