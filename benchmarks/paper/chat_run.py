@@ -59,7 +59,7 @@ ADAPTERS = {
     "Panacea, r 8, R 1": Settings(),
     "Panacea, r 4, R 4, white": Settings(r=4, preference_rank=4, coordinates="white"),
 }
-RATES = ("1e-3", "1e-2")
+RATES = ("1e-3", "1e-2", "3e-2")
 """Beside the experiments' own."""
 VERSIONS = {module.__name__: module.__version__ for module in (peft_panacea, torch, transformers, peft, trl)}
 
