@@ -46,6 +46,7 @@ def late(completions, **kwargs):
 def run(monkeypatch):
     """Run a script of `examples/` with arguments."""
     monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.syspath_prepend(str(EXAMPLES / "data"))
 
     def run(script: str, *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
@@ -287,6 +288,42 @@ def test_interrupted_answers_go_on(run, model, tmp_path, monkeypatch):
         run("data/answers.py", *flags, "--output_dir", tmp_path / "parts", "--temperature", 0.5)
 
 
+def test_demonstrations_are_answers_under_an_instruction_that_is_not_told(run, model, tmp_path, capsys, monkeypatch):
+    prompts = [[{"role": "system", "content": "w7"}, *conversations(1)[0]], conversations(2)[1]]
+    data, output = write(tmp_path / "prompts.json", prompts), tmp_path / "demonstrations.jsonl"
+    flags = ["--model_name_or_path", model, "--data", data, "--objectives", "few", "late", "--batch_size", 2]
+    flags += ["--instructions", "w20 w21", "w22", "--output", output, "--max_new_tokens", 40, "--temperature", 2]
+    heard = []
+
+    def hearing(*args, **options):
+        heard.append(args[2])
+        return sample(*args, **options)
+
+    monkeypatch.setattr("peft_panacea.completions.sample", hearing)
+    run("data/demonstrations.py", *flags)
+    system = [told[0] for batch in heard for told in batch]
+    assert [message["content"] for message in system] == ["w7 w20 w21", "w7 w22", "w20 w21", "w22"]
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    said = capsys.readouterr().out
+    assert f"Wrote {len(rows)} demonstrations to {output}; {4 - len(rows)} were cut off." in said
+    assert rows
+    assert all(row["prompt"] in prompts and row["objective"] in ("few", "late") for row in rows)
+
+    def interrupted(*args, **options):
+        if heard:
+            raise KeyboardInterrupt
+        return hearing(*args, **options)
+
+    written, heard[:] = output.read_text(), []
+    monkeypatch.setattr("peft_panacea.completions.sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("data/demonstrations.py", *flags)
+    monkeypatch.setattr("peft_panacea.completions.sample", hearing)
+    run("data/demonstrations.py", *flags)
+    assert len(heard) == 2  # the first batch once, and the second once
+    assert output.read_text() == written
+
+
 def test_the_front_of_a_chat_model(adapter, rewards, tmp_path, capsys):
     held_out = write(tmp_path / "held_out.json", [{"prompt": prompt} for prompt in conversations(3)])
     pairs = [f"{name}={reward}" for name, reward in zip(("few", "late"), rewards, strict=True)]
@@ -326,7 +363,10 @@ def test_the_committed_configurations_in_the_order_of_the_page(run, model, rewar
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"w{i} w{i + 1}"} for i in range(10, 20)])
     names = ["--config", chat / "answers.yaml", "--data", prompts, "--rewards", *rewards]
     run("data/answers.py", *common, *names, "--output_dir", tmp_path, "--max_new_tokens", 4)
-    for name, rows in (("sft", "best.jsonl"), ("dpo", "answers.jsonl")):
+    demonstrations = tmp_path / "demonstrations.jsonl"
+    names = ["--config", chat / "demonstrations.yaml", "--data", prompts, "--output", demonstrations]
+    run("data/demonstrations.py", *common, *names, "--max_new_tokens", 60)
+    for name, rows in (("sft", demonstrations.name), ("dpo", "answers.jsonl")):
         files = ["--config", chat / f"{name}.yaml", "--data", tmp_path / rows, "--output_dir", tmp_path / name]
         run(f"recipes/{name}.py", *files, *short)
         assert Front.from_json(tmp_path / name / "front.json").scores.shape == (5, 1, 2)

@@ -17,7 +17,7 @@ from small_chat import conversations, save_chat_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECIPES = EXAMPLES / "recipes"
-SCRIPTS = ["data/answers.py", "data/reward_model.py"]
+SCRIPTS = ["data/answers.py", "data/demonstrations.py", "data/reward_model.py"]
 OWN_FLAGS = {
     "rlhf.py": "RewardArguments",
     "soups.py": "SoupArguments",
@@ -202,6 +202,16 @@ RL = f"rloo {MODEL} --held_out 2"
         ),
         ("recipes/peo.py", f"{BLOCKS} --objectives 3d b", "`named_preferences` must have names of letters"),
         ("data/answers.py", f"{MODEL} --data prompts.json --rewards length", ""),
+        (
+            "data/demonstrations.py",
+            "--model_name_or_path model --data none.json --objectives a b --instructions one two",
+            "No such file or directory",
+        ),
+        (
+            "data/demonstrations.py",
+            "--model_name_or_path model --data prompts.json --objectives a b --instructions one",
+            "",
+        ),
         ("data/answers.py", f"{MODEL} --data none.json --rewards length length", "No such file or directory"),
         ("data/answers.py", f"{MODEL} --data prompts.json --rewards length long", "`spec` must be one of"),
     ],
