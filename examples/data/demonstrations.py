@@ -95,7 +95,8 @@ def main() -> None:
     whole = [{name: row[name] for name in ("prompt", "completion", "objective")} for row in rows if row["ended"]]
     args.output.write_text(lines(whole), encoding="utf-8")
     unfinished.unlink()
-    print(f"Wrote {len(whole)} demonstrations to {args.output}; {len(rows) - len(whole)} were cut off.")
+    cut = len(rows) - len(whole)
+    print(f"Wrote {len(whole)} demonstrations to {args.output}; {cut} answers were cut off by `--max_new_tokens`.")
 
 
 if __name__ == "__main__":

@@ -305,7 +305,7 @@ def test_demonstrations_are_answers_under_an_instruction_that_is_not_told(run, m
     assert [message["content"] for message in system] == ["w7 w20 w21", "w7 w22", "w20 w21", "w22"]
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     said = capsys.readouterr().out
-    assert f"Wrote {len(rows)} demonstrations to {output}; {4 - len(rows)} were cut off." in said
+    assert f"Wrote {len(rows)} demonstrations to {output}; {4 - len(rows)} answers were cut off" in said
     assert rows
     assert all(row["prompt"] in prompts and row["objective"] in ("few", "late") for row in rows)
 

@@ -92,6 +92,7 @@ def test_all_flags_are_listed_when_asked_for():
 def mistake(monkeypatch, tmp_path):
     """What a script says of these arguments; the model has no weights, so that loading it would say something else."""
     monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.syspath_prepend(str(EXAMPLES / "data"))
     save_chat_model(tmp_path / "model", weights=False)
     (tmp_path / "prompts.json").write_text(json.dumps(conversations(4)))
     rows = [{"prompt": f"w{i}", "completion": "w4", "objective": "a"} for i in range(3, 9)]
