@@ -164,10 +164,12 @@ def main() -> None:
     results = args.results or (DEVELOPMENT if args.development else RESULTS)
     experiment = EXPERIMENTS[args.experiment](public_data(args.shared, OF_CHATS))
     known = methods(args.experiment, len(experiment.objectives))
+    # Rates are not tried on the prompts for testing, unless one is asked for by its name.
+    default = [label for label in known if args.development or ", rate " not in label]
     for unknown in [label for label in args.methods or () if label not in known]:
         raise SystemExit(f"`--methods` must be among {list(known)}, but got {unknown!r}.")
     for seed in args.seeds:
-        for label in args.methods or known:
+        for label in args.methods or default:
             path = results / args.experiment / f"{label}_{seed}.json"
             if path.exists() or (label.startswith("prompt") and seed):  # which nothing random is trained for
                 continue

@@ -19,9 +19,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Sample a model's answers and judge them by rewards.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, help="YAML file of flags; those of the command have precedence")
-    parser.add_argument("--model_name_or_path", required=True, help="causal language model, on the Hub or in a folder")
-    parser.add_argument("--data", type=Path, required=True, help="JSON file of prompts, texts or conversations")
+    add_common_flags(parser)
     parser.add_argument("--objectives", nargs="+", required=True, help="names, in the order of the rewards")
     parser.add_argument("--rewards", nargs="+", required=True, help="see `peft_panacea.rewards.load_reward`")
     parser.add_argument("--system_prompt", metavar="TEXT", help="in front of every conversation that has none")
@@ -31,15 +29,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max_new_tokens", type=int, default=64, help="of an answer, at most")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the sampling")
     parser.add_argument("--greedy", action="store_true", help="one answer, of the likeliest tokens")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "auto"], default="float32")
-    parser.add_argument("--batch_size", type=int, default=64, help="answers sampled at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
     args = parser.parse_args(with_config(sys.argv[1:]))
     if len(args.rewards) != len(args.objectives):
         parser.error(f"`--rewards` must be one for each of {args.objectives}, but got {args.rewards}.")
     if args.greedy:
         args.answers = 1  # the others would be the same
     return args
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Those of every script that samples answers."""
+    parser.add_argument("--config", type=Path, help="YAML file of flags; those of the command have precedence")
+    parser.add_argument("--model_name_or_path", required=True, help="causal language model, on the Hub or in a folder")
+    parser.add_argument("--data", type=Path, required=True, help="JSON file of prompts, texts or conversations")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "auto"], default="float32")
+    parser.add_argument("--batch_size", type=int, default=64, help="answers sampled at once")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
 
 
 def with_config(words: list[str]) -> list[str]:

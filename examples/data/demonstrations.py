@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from answers import begin, lines, with_config
+from answers import add_common_flags, begin, lines, with_config
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -20,9 +20,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Sample a model's answers under an instruction for each objective.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, help="YAML file of flags; those of the command have precedence")
-    parser.add_argument("--model_name_or_path", required=True, help="chat model, on the Hub or in a folder")
-    parser.add_argument("--data", type=Path, required=True, help="JSON file of prompts, texts or conversations")
+    add_common_flags(parser)
     parser.add_argument("--objectives", nargs="+", required=True, help="names, in the order of the instructions")
     parser.add_argument(
         "--instructions", nargs="+", metavar="TEXT", required=True, help="system prompts, one for each"
@@ -30,9 +28,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("runs/demonstrations.jsonl"), help="file")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="of an answer, at most")
     parser.add_argument("--temperature", type=float, default=0.7, help="of the sampling")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "auto"], default="float32")
-    parser.add_argument("--batch_size", type=int, default=64, help="answers sampled at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
     args = parser.parse_args(with_config(sys.argv[1:]))
     if len(args.instructions) != len(args.objectives):
         parser.error(f"`--instructions` must be one for each of {args.objectives}, but got {args.instructions}.")

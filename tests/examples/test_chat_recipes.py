@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,7 +298,7 @@ def test_demonstrations_are_answers_under_an_instruction_that_is_not_told(run, m
 
     def hearing(*args, **options):
         heard.append(args[2])
-        return sample(*args, **options)
+        return replace(sample(*args, **options), ended=[True, False])
 
     monkeypatch.setattr("peft_panacea.completions.sample", hearing)
     run("data/demonstrations.py", *flags)
@@ -305,9 +306,8 @@ def test_demonstrations_are_answers_under_an_instruction_that_is_not_told(run, m
     assert [message["content"] for message in system] == ["w7 w20 w21", "w7 w22", "w20 w21", "w22"]
     rows = [json.loads(line) for line in output.read_text().splitlines()]
     said = capsys.readouterr().out
-    assert f"Wrote {len(rows)} demonstrations to {output}; {4 - len(rows)} answers were cut off" in said
-    assert rows
-    assert all(row["prompt"] in prompts and row["objective"] in ("few", "late") for row in rows)
+    assert f"Wrote 2 demonstrations to {output}; 2 answers were cut off" in said
+    assert [(row["prompt"], row["objective"]) for row in rows] == [(prompt, "few") for prompt in prompts]
 
     def interrupted(*args, **options):
         if heard:

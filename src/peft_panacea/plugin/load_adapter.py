@@ -45,7 +45,7 @@ def _comparing(load_adapter: Callable[..., Any]) -> Callable[..., Any]:
     def compare_and_load(self: PeftModel, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
         own = self.peft_config.get(adapter_name)
         if isinstance(own, PanaceaConfig):  # PEFT loads into it, and does not look at the checkpoint's configuration
-            saved = _saved_config(model_id, self._split_kwargs(kwargs)[0])
+            saved = _saved_config(model_id, **kwargs)
             for field in MEANING if isinstance(saved, PanaceaConfig) else ():
                 here, there = getattr(own, field), getattr(saved, field)
                 if here != there:
@@ -58,9 +58,9 @@ def _comparing(load_adapter: Callable[..., Any]) -> Callable[..., Any]:
     return compare_and_load
 
 
-def _saved_config(model_id: Any, of_hub: dict[str, Any]) -> PeftConfig | None:
+def _saved_config(model_id: Any, **kwargs: Any) -> PeftConfig | None:
     try:
-        return PeftConfig.from_pretrained(model_id, **of_hub)
+        return PeftConfig.from_pretrained(model_id, **kwargs)
     except ValueError:  # there is none, where one was given instead
         return None
 
